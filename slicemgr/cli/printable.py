@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Names for people: a process names itself, so its name must not be able to draw on the terminal."""
+
+import shlex
+from collections.abc import Sequence
+
+_LONGEST = 100
+"""Characters of a command line in a report: with the rest it fills two lines of a terminal."""
+
+
+def printable(name: str) -> str:
+    r"""The name with everything that is not plainly visible escaped: `foo\n`, `\x1b[2J`, `\xff`."""
+    return "".join(_visible(character) for character in name)
+
+
+def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
+    """A command line as a shell would take it, shortened in the middle: the end names the file."""
+    line = printable(" ".join(shlex.quote(argument) for argument in arguments))
+    if len(line) <= longest:
+        return line
+    head = longest // 3
+    return f"{line[:head]}…{line[head + 1 - longest :]}"
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() and character != "\\":
+        return character
+    if "\udc80" <= character <= "\udcff":  # a byte that is no UTF-8 (os.fsdecode)
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return "\\\\" if character == "\\" else character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Kernel file formats: text in, value out, one function per format; opens no file.
+
+Everything comes in as bytes: a process names itself, and no encoding binds it.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from slicemgr.kernel.errors import FormatError
+
+PF_KTHREAD: Final = 0x00200000
+"""include/linux/sched.h: in the flags of /proc/PID/stat."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcStat:
+    """The fields of /proc/PID/stat that we use, under the names of proc_pid_stat(5)."""
+
+    comm: bytes
+    state: str
+    ppid: int
+    pgrp: int
+    flags: int
+    num_threads: int
+    starttime: int
+    """Clock ticks since boot."""
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """It never had an address space."""
+        return bool(self.flags & PF_KTHREAD)
+
+    @property
+    def is_dead(self) -> bool:
+        """Its leader has ended; with num_threads > 1 other threads may still hold its memory."""
+        return self.state in {"Z", "X"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcMemory:
+    """What a process holds, in bytes."""
+
+    rss: int = 0
+    unreclaimable: int = 0
+    """Anonymous and shared memory and page tables."""
+    swap: int = 0
+    page_tables: int = 0
+    has_memory: bool = False
+    """The file told of an address space at all."""
+
+
+def parse_stat(text: bytes) -> ProcStat:
+    r"""/proc/PID/stat: `4711 (cc1plus) R 4700 4700 3999 34816 4700 4194304 ...` (proc_pid_stat(5)).
+
+    The comm may hold anything, `foo) Z 1 ` included, so the fields are counted from the *last* parenthesis.
+    Raises FormatError.
+    """
+    start, end = text.find(b"("), text.rfind(b")")
+    fields = text[end + 1 :].split()
+    try:
+        return ProcStat(
+            comm=text[start + 1 : end],
+            state=fields[0].decode("ascii"),
+            ppid=int(fields[1]),
+            pgrp=int(fields[2]),
+            flags=int(fields[6]),
+            num_threads=int(fields[17]),
+            starttime=int(fields[19]),
+        )
+    except (IndexError, ValueError) as error:
+        raise FormatError("/proc/PID/stat", text) from error
+
+
+def parse_statm_resident(text: bytes) -> int:
+    """/proc/PID/statm: `5631 1302 930 1 0 412 0`; the second is RSS in pages. Raises FormatError."""
+    try:
+        return int(text.split()[1])
+    except (IndexError, ValueError) as error:
+        raise FormatError("/proc/PID/statm", text) from error
+
+
+def parse_status_memory(text: bytes) -> ProcMemory:
+    r"""/proc/PID/status: lines such as `VmRSS:\t  118208 kB` (Documentation/filesystems/proc.rst).
+
+    Missing lines are 0: a zombie has none of them, and RssAnon is younger than 4.5. The name in the first
+    line can't forge another: the kernel escapes its newlines there.
+    """
+    fields = _kilobyte_fields(text)
+    rss = fields.get(b"VmRSS", 0)
+    page_tables = fields.get(b"VmPTE", 0)
+    return ProcMemory(
+        rss=rss,
+        # Before 4.5 there is only RSS, which is the bound that we had already.
+        unreclaimable=fields.get(b"RssAnon", rss) + fields.get(b"RssShmem", 0) + page_tables,
+        swap=fields.get(b"VmSwap", 0),
+        page_tables=page_tables,
+        has_memory=b"VmSize" in fields,
+    )
+
+
+def parse_smaps_rollup(text: bytes) -> ProcMemory:
+    """/proc/PID/smaps_rollup: `Pss_Anon:  81920 kB` and so on (Documentation/ABI/testing/procfs-smaps_rollup).
+
+    Without `Pss_Anon` (before 5.4) the whole Pss counts, file pages included. Page tables are not in it.
+    """
+    fields = _kilobyte_fields(text)
+    whole = fields.get(b"Pss", 0)
+    proportional = fields.get(b"Pss_Anon", whole) + fields.get(b"Pss_Shmem", 0)
+    return ProcMemory(
+        rss=fields.get(b"Rss", 0),
+        unreclaimable=proportional,
+        swap=fields.get(b"SwapPss", fields.get(b"Swap", 0)),
+        has_memory=b"Rss" in fields,
+    )
+
+
+def parse_children(text: bytes) -> list[int]:
+    """/proc/PID/task/TID/children: `4712 4713 ` (proc_pid_task(5)). Raises FormatError."""
+    try:
+        return [int(pid) for pid in text.split()]
+    except ValueError as error:
+        raise FormatError("/proc/PID/task/TID/children", text) from error
+
+
+def _kilobyte_fields(text: bytes) -> dict[bytes, int]:
+    """`Key:   123 kB` lines as bytes; every other line is somebody else's business."""
+    fields: dict[bytes, int] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(b":")
+        words = value.split()
+        if colon and len(words) == 2 and words[1] == b"kB" and words[0].isdigit():
+            fields[key] = int(words[0]) << 10
+    return fields

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The one way to end a process: who it is is proven on a pidfd, and only then it is signalled.
+
+A pid is a number that the kernel gives out again; a pidfd is one process for ever. So the pidfd is opened
+first, then the start time behind the number is compared, and then the pidfd is asked whether its process is
+still there. If it is, the number was never free in between, and what was compared was the process itself.
+"""
+
+import os
+import signal
+from types import TracebackType
+from typing import Self
+
+from slicemgr.kernel import procfs, syscalls
+from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
+from slicemgr.model.process import ProcessIdentity
+
+_NEVER_BELOW = -1000
+"""OOM_SCORE_ADJ_MIN: looked up once more at the last moment, a process may have protected itself meanwhile."""
+
+
+class RefusedError(Exception):
+    """This process is never killed, whatever was decided: pid 1, ourselves, or protected by oom_score_adj."""
+
+
+class ProvenProcess:
+    """A process whose identity has been proven, held by its pidfd. A context manager: it closes the pidfd."""
+
+    def __init__(self, identity: ProcessIdentity) -> None:
+        """Prove it. Raises ProcessGoneError, RefusedError."""
+        if identity.pid <= 1 or identity.pid == os.getpid():
+            raise RefusedError(f"process {identity.pid} is never killed")
+        try:
+            self._pidfd = os.pidfd_open(identity.pid)
+        except ProcessLookupError as error:
+            raise ProcessGoneError(identity.pid) from error
+        self.identity = identity
+        try:
+            self._prove()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prove(self) -> None:
+        pid = self.identity.pid
+        if procfs.identity_of(pid) != self.identity:
+            raise ProcessGoneError(pid)
+        if procfs.read_oom_score_adj(pid) <= _NEVER_BELOW:
+            raise RefusedError(f"process {pid} is protected by oom_score_adj {_NEVER_BELOW}")
+        self._signal(0)
+
+    def _signal(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError as error:
+            raise ProcessGoneError(self.identity.pid) from error
+        except PermissionError as error:
+            raise NotPermittedError(self.identity.pid, "signal") from error
+
+    def fileno(self) -> int:
+        """The pidfd: readable once the process has exited (pidfd_open(2))."""
+        return self._pidfd
+
+    def kill(self) -> None:
+        """SIGKILL. Raises ProcessGoneError, NotPermittedError."""
+        self._signal(signal.SIGKILL)
+
+    def release_memory(self) -> None:
+        """Free its memory before it has exited; for a thread of its own, see syscalls.process_mrelease.
+
+        All its failures are survived: gone already (ESRCH), an older kernel (ENOSYS), or shared memory (EINVAL).
+        """
+        try:
+            syscalls.process_mrelease(self._pidfd)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Let go of the pidfd."""
+        os.close(self._pidfd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

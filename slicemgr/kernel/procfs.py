@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""/proc: single processes, and the snapshot that the victim rule judges.
+
+Direct reads and not psutil on the way to a kill: for 100 processes psutil took 12.6 ms, these files 3.9 ms.
+psutil serves where time doesn't matter.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from slicemgr.kernel import formats, syscalls
+from slicemgr.kernel.errors import ProcessGoneError
+from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
+
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+# ENOENT: no such pid. ESRCH: it ended between open and read.
+_GONE: Final = (FileNotFoundError, ProcessLookupError)
+
+_LONGEST_READ: Final = 1 << 16
+"""Bytes. status is 1.5 kB, smaps_rollup 0.7 kB; `children` of a thread that has forked thousands is the longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """The machine's memory in bytes, from /proc/meminfo."""
+
+    total: int
+    available: int
+    swap_total: int
+
+
+def machine_memory() -> MachineMemory:
+    """MemTotal, MemAvailable and SwapTotal."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return MachineMemory(total=memory.total, available=memory.available, swap_total=psutil.swap_memory().total)
+
+
+def read_process_file(pid: int, name: str) -> bytes:
+    """A file of /proc/PID, whole. Raises ProcessGoneError, PermissionError."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except _GONE as error:
+        raise ProcessGoneError(pid) from error
+    try:
+        text = os.read(descriptor, _LONGEST_READ)
+        # A short read is the end of a /proc file only if nothing follows: `children` comes in pieces.
+        while text and (more := os.read(descriptor, _LONGEST_READ)):
+            text += more
+        return text
+    except _GONE as error:
+        raise ProcessGoneError(pid) from error
+    finally:
+        os.close(descriptor)
+
+
+def read_stat(pid: int) -> formats.ProcStat:
+    """/proc/PID/stat. Raises ProcessGoneError, FormatError."""
+    return formats.parse_stat(read_process_file(pid, "stat"))
+
+
+def identity_of(pid: int) -> ProcessIdentity:
+    """Who has this pid now. Raises ProcessGoneError."""
+    return ProcessIdentity(pid, read_stat(pid).starttime)
+
+
+def read_oom_score_adj(pid: int) -> int:
+    """/proc/PID/oom_score_adj. Raises ProcessGoneError."""
+    return int(read_process_file(pid, "oom_score_adj"))
+
+
+def thread_ids(pid: int) -> list[int]:
+    """The threads of a process, the leader among them. Raises ProcessGoneError."""
+    try:
+        return [int(tid) for tid in os.listdir(f"/proc/{pid}/task")]
+    except _GONE as error:
+        raise ProcessGoneError(pid) from error
+
+
+def has_children_files() -> bool:
+    """Whether this kernel tells the children of a thread (CONFIG_PROC_CHILDREN)."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def children_of(pid: int) -> list[int]:
+    """The child processes of all threads of a process; none if it is gone."""
+    children: list[int] = []
+    try:
+        for tid in thread_ids(pid):
+            try:
+                children += formats.parse_children(read_process_file(pid, f"task/{tid}/children"))
+            except ProcessGoneError:
+                continue
+    except ProcessGoneError:
+        pass
+    return children
+
+
+def read_resident(pid: int) -> int:
+    """RSS in bytes, by /proc/PID/statm, the cheapest of all. Raises ProcessGoneError."""
+    pages = formats.parse_statm_resident(read_process_file(pid, "statm"))
+    if pages == 0:
+        # A zombie, or a leader that ended before its threads: one in a thousand, so the dearer file may tell.
+        return read_status_memory(pid).rss
+    return pages * PAGE_BYTES
+
+
+def read_status_memory(pid: int) -> formats.ProcMemory:
+    """What a process holds, by /proc/PID/status. Raises ProcessGoneError.
+
+    When the leader of a thread group has ended before its threads, its files show nothing while the threads
+    still hold everything: then a living thread's file is read.
+    """
+    memory = formats.parse_status_memory(read_process_file(pid, "status"))
+    if memory.has_memory:
+        return memory
+    for tid in thread_ids(pid):
+        if tid != pid:
+            try:
+                memory = formats.parse_status_memory(read_process_file(pid, f"task/{tid}/status"))
+            except ProcessGoneError:
+                continue
+            if memory.has_memory:
+                return memory
+    return memory
+
+
+def ancestors_of(pid: int) -> frozenset[int]:
+    """This pid and all its ancestors up to pid 1, or to where the pid namespace ends."""
+    chain: set[int] = set()
+    while pid > 0 and pid not in chain:
+        chain.add(pid)
+        try:
+            pid = read_stat(pid).ppid
+        except ProcessGoneError:
+            break
+    return frozenset(chain)
+
+
+def parents() -> dict[int, formats.ProcStat]:
+    """The stat of every process that can be seen."""
+    found: dict[int, formats.ProcStat] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                found[int(name)] = read_stat(int(name))
+            except ProcessGoneError:
+                continue
+    return found
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    """The arguments of a process, for a report; empty when it is gone or hides them.
+
+    Goes through the target's address space and may wait for it: never on the way to a kill.
+    """
+    import psutil
+
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ()
+
+
+def sample_process(pid: int) -> ProcessSample:
+    """One process for the victim rule, from files that can't block: stat, status, oom_score_adj.
+
+    `shares_memory_with_parent` is left False, see `snapshot`. Raises ProcessGoneError.
+    """
+    stat = read_stat(pid)
+    memory = read_status_memory(pid)
+    return ProcessSample(
+        identity=ProcessIdentity(pid, stat.starttime),
+        ppid=stat.ppid,
+        name=os.fsdecode(stat.comm),
+        rss_pages=memory.rss // PAGE_BYTES,
+        swap_pages=memory.swap // PAGE_BYTES,
+        page_table_pages=memory.page_tables // PAGE_BYTES,
+        oom_score_adj=read_oom_score_adj(pid),
+        has_memory=memory.has_memory,
+        is_kernel_thread=stat.is_kernel_thread,
+    )
+
+
+def snapshot(pids: Iterable[int]) -> ProcessTable:
+    """These processes, those that have ended meanwhile left out; address spaces compared with kcmp(2).
+
+    Only kcmp tells a vforked child from a twin of its parent: all its numbers are the parent's own.
+    """
+    found: dict[int, ProcessSample] = {}
+    for pid in pids:
+        try:
+            found[pid] = sample_process(pid)
+        except ProcessGoneError:
+            continue
+    return ProcessTable(_with_sharing(process, found) for process in found.values())
+
+
+def _with_sharing(process: ProcessSample, found: dict[int, ProcessSample]) -> ProcessSample:
+    parent = found.get(process.ppid)
+    if parent is None or not (process.has_memory and parent.has_memory):
+        return process
+    if not syscalls.same_address_space(process.pid, parent.pid):
+        return process
+    return dataclasses.replace(process, shares_memory_with_parent=True)

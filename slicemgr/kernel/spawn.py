@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Start a command in two steps: forked and held before its exec, then let go.
+
+In between it is an ordinary process with a pid, so it can be put where it belongs before it has touched a
+page as itself (charges follow the first touch), and be given the terminal. subprocess can't do this: it
+returns only after the exec.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+# The interpreter ignores these at start-up (Py_Initialize); a command must not inherit that.
+_CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class CommandError(OSError):
+    """The command could not be executed; errno tells why (ENOENT: not found)."""
+
+
+class HeldCommand:
+    """A forked child, leader of a process group of its own, that waits for `let_go` before its exec."""
+
+    def __init__(self, command: Sequence[str], caught_signals: Iterable[int]) -> None:
+        """Fork. `caught_signals` get their default action back in the child. Raises OSError."""
+        gate_read, self._gate = os.pipe()
+        self._failure, failure_write = os.pipe()
+        # No signal may reach a handler of ours in the child: it would write into the parent's wake-up pipe.
+        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                os.close(self._gate)
+                os.close(self._failure)
+                _become(command, gate_read, failure_write, [*caught_signals, *_CHANGED_BY_PYTHON], blocked_before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+        os.close(gate_read)
+        os.close(failure_write)
+        os.setpgid(self.pid, self.pid)
+
+    def let_go(self) -> None:
+        """Let it exec, and wait until it has. Raises CommandError if it could not; it has ended then."""
+        with contextlib.suppress(BrokenPipeError):  # Killed while it was held: its status tells.
+            os.write(self._gate, b"x")
+        os.close(self._gate)
+        number = os.read(self._failure, 16)
+        os.close(self._failure)
+        if number:
+            raise CommandError(int(number), os.strerror(int(number)))
+
+
+def _become(command: Sequence[str], gate: int, failure: int, reset: Iterable[int], mask: Iterable[int]) -> NoReturn:
+    """In the child: wait at the gate, then be the command. Never returns into the parent's code."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in reset:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if os.read(gate, 1):  # Nothing: the parent is gone, and with it whoever wanted the command.
+            _execute(command)
+    except OSError as error:
+        os.write(failure, str(error.errno or errno.ENOEXEC).encode())
+    finally:
+        os._exit(127)
+
+
+def _execute(command: Sequence[str]) -> NoReturn:
+    try:
+        os.execvp(command[0], list(command))
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        # execvp(3): a script without '#!' is the shell's. Python's execvp leaves this out.
+        script = shutil.which(command[0]) or command[0]
+        os.execv("/bin/sh", ["/bin/sh", script, *command[1:]])

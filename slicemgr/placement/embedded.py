@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The backend for any Linux machine: no cgroup, no service, no privilege; the job is our own process tree.
+
+What it lacks is said by its capabilities: it can neither throttle a job nor hold it at its limit, and it has
+to look where a cgroup would tell. So a job may overshoot its limit between two looks, see docs/benchmarks.md.
+"""
+
+import os
+from typing import Final
+
+from slicemgr.kernel import syscalls
+from slicemgr.kernel.proctree import ProcessTree
+from slicemgr.placement.backend import Capability, JobHandle
+
+_CAPABILITIES: Final[frozenset[Capability]] = frozenset()
+
+
+def open_job() -> JobHandle:
+    """Make this process the root of a job: every descendant is a member from now on, orphans too.
+
+    Raises OSError (from a kernel before 3.4, which has no subreapers).
+    """
+    syscalls.set_child_subreaper()
+    return JobHandle("embedded", _CAPABILITIES, ProcessTree(os.getpid()))

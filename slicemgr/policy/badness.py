@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How bad one process is: the points of the kernel's oom_badness(), on the scale of one slice.
+
+The kernel (mm/oom_kill.c, since 2.6.36 in this form):
+
+    points = get_mm_rss(p->mm) + get_mm_counter(p->mm, MM_SWAPENTS) + mm_pgtables_bytes(p->mm) / PAGE_SIZE;
+    adj *= totalpages / 1000;
+    points += adj;
+
+Here `totalpages` is the limit of the slice, as the kernel itself takes the cgroup's limit in an OOM of a
+cgroup: an oom_score_adj of 100 is worth a tenth of what the slice may hold, not a tenth of the machine.
+And only what a process (or a parent on purpose) set beyond the job's own oom_score_adj counts: GNOME gives
+200 to everything started in a terminal, and what all members have by birth says nothing about any of them.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from slicemgr.model.process import ProcessSample
+
+OOM_SCORE_ADJ_MIN = -1000
+"""include/uapi/linux/oom.h: this process is never to be taken."""
+OOM_SCORE_ADJ_MAX = 1000
+
+
+class Unkillable(enum.Enum):
+    """Why a process can't be the victim; the values are ends of the sentence 'it is ...'."""
+
+    INIT = "pid 1"
+    KERNEL_THREAD = "a kernel thread"
+    OURSELVES = "slicemgr itself or an ancestor of it"
+    ADJUSTED = "protected by oom_score_adj -1000"
+    NO_MEMORY = "a zombie, which holds no memory"
+    SHARES_MEMORY = "living in its parent's address space until it execs"
+    SURVIVED = "still there after an earlier SIGKILL"
+
+
+@dataclass(frozen=True, slots=True)
+class BadnessScale:
+    """What badness is measured against, for one slice or job."""
+
+    total_pages: int
+    """The slice's limit in pages; at least 1."""
+    inherited_oom_score_adj: int = 0
+    """What every member has by birth: the job's own oom_score_adj at its start."""
+    ourselves: frozenset[int] = frozenset()
+    """Pids of this process and all its ancestors."""
+    survivors: frozenset[int] = frozenset()
+    """Pids that were sent SIGKILL and did not end in time."""
+
+
+def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | None:
+    """The first reason that holds for never taking this process, or None."""
+    reasons = (
+        (process.pid <= 1, Unkillable.INIT),
+        (process.is_kernel_thread, Unkillable.KERNEL_THREAD),
+        (process.pid in scale.ourselves, Unkillable.OURSELVES),
+        (process.oom_score_adj <= OOM_SCORE_ADJ_MIN, Unkillable.ADJUSTED),
+        (not process.has_memory, Unkillable.NO_MEMORY),
+        # in_vfork() in the kernel's oom_badness(): its memory is its parent's, and killing it frees nothing.
+        (process.shares_memory_with_parent, Unkillable.SHARES_MEMORY),
+        (process.pid in scale.survivors, Unkillable.SURVIVED),
+    )
+    return next((reason for holds, reason in reasons if holds), None)
+
+
+def memory_pages(process: ProcessSample) -> int:
+    """What ending the process would free at most: RSS + swap + page tables, in pages."""
+    return process.rss_pages + process.swap_pages + process.page_table_pages
+
+
+def badness(process: ProcessSample, scale: BadnessScale) -> int:
+    """The points of a process, in pages; may be negative. Says nothing about whether it may be killed."""
+    own_adj = process.oom_score_adj - scale.inherited_oom_score_adj
+    # One above the minimum: -1000 means "never", and a difference of two adjustments must not come to say so.
+    own_adj = max(OOM_SCORE_ADJ_MIN + 1, min(OOM_SCORE_ADJ_MAX, own_adj))
+    return memory_pages(process) + own_adj * (scale.total_pages // 1000)
+
+
+def kernel_oom_score(points: int | None, total_pages: int) -> int:
+    """What /proc/PID/oom_score shows for these points (proc_oom_score() in fs/proc/base.c, since 5.9).
+
+    None (unkillable) is 0. `total_pages` is the machine's RAM and swap. One step of the score is
+    total_pages/667, so it can't tell small processes apart: it serves to compare ours with the kernel's.
+    """
+    if points is None:
+        return 0
+    return (1000 + _c_divide(points * 1000, total_pages)) * 2 // 3
+
+
+def _c_divide(dividend: int, divisor: int) -> int:
+    """Integer division as C has it, towards zero: for negative points Python's rounds the other way."""
+    quotient = abs(dividend) // divisor
+    return quotient if dividend >= 0 else -quotient

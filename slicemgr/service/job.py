@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One job from start to end: a command, a guard beside it, and the report when both are done."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+
+from slicemgr.kernel import procfs
+from slicemgr.kernel.procfs import PAGE_BYTES
+from slicemgr.model.cgroup import MemoryLimits
+from slicemgr.model.process import ProcessSample
+from slicemgr.model.spec import JobSpec
+from slicemgr.placement.backend import JobHandle
+from slicemgr.policy.badness import BadnessScale
+from slicemgr.service.command import Command
+from slicemgr.service.guard import Guard
+from slicemgr.service.naming import CommandLines
+from slicemgr.service.report import GuardFailedReport, JobReport, Report
+
+
+async def run_job(
+    spec: JobSpec,
+    limits: MemoryLimits,
+    handle: JobHandle,
+    *,
+    machine_total_bytes: int,
+    report: Callable[[Report], None],
+) -> JobReport:
+    """Run the command to its end under the guard.
+
+    A guard that fails takes nobody with it: the command goes on, and it is said that nobody watches.
+    Raises CommandError if the command can't be executed, OSError if no process can be made.
+    """
+    started = time.monotonic()
+    scale = BadnessScale(
+        total_pages=max(1, (limits.max or machine_total_bytes) // PAGE_BYTES),
+        inherited_oom_score_adj=procfs.read_oom_score_adj(os.getpid()),
+        ourselves=procfs.ancestors_of(os.getpid()),
+    )
+    guard = Guard(
+        handle.source,
+        limits,
+        scale,
+        report=report,
+        command_lines=CommandLines(handle.source.snapshot, procfs.command_line),
+    )
+    command = Command(spec.command)
+    watching = asyncio.create_task(guard.watch(), name="guard")
+    watching.add_done_callback(lambda task: _tell_failure(task, report))
+    try:
+        status = await command.run()
+    finally:
+        watching.cancel()
+    code = os.waitstatus_to_exitcode(status)
+    return JobReport(
+        backend=handle.backend,
+        limits=limits,
+        exit_code=code if code >= 0 else None,
+        exit_signal=-code if code < 0 else None,
+        elapsed_seconds=time.monotonic() - started,
+        peak_bytes=guard.peak_bytes,
+        looks=guard.looks,
+        watching_cpu_seconds=time.process_time(),
+        left_running=_left_running(handle),
+    )
+
+
+def _left_running(handle: JobHandle) -> tuple[ProcessSample, ...]:
+    """Who outlived the command. Zombies are nobody."""
+    living = [process for process in handle.source.snapshot() if process.has_memory]
+    return tuple(sorted(living, key=lambda process: process.pid))
+
+
+def _tell_failure(task: asyncio.Task[None], report: Callable[[Report], None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        report(GuardFailedReport(f"{type(error).__name__}: {error}"))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What happened, as frozen records; who tells it to whom is `delivery`'s and the caller's business."""
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from slicemgr.model.cgroup import MemoryLimits
+from slicemgr.model.decision import Shortage
+from slicemgr.model.process import ProcessSample
+from slicemgr.policy.badness import Unkillable
+
+
+class KillOutcome(enum.Enum):
+    """How a kill ended."""
+
+    EXITED = "exited"
+    STILL_THERE = "still there after its time-out"
+    GONE_BEFORE = "ended by itself before the kill"
+    NOT_PERMITTED = "not permitted"
+    REFUSED = "protected itself before the kill"
+
+
+@dataclass(frozen=True, slots=True)
+class KillReport:
+    """One victim, and everything that a person asks about it afterwards."""
+
+    at_seconds: float
+    """Monotonic clock, at the decision."""
+    victim: ProcessSample
+    command_line: tuple[str, ...]
+    """Empty if it was not learnt in time."""
+    held_bytes: int
+    """RSS + swap + page tables."""
+    points: int
+    """Badness in pages."""
+    for_parent: ProcessSample | None
+    """The process with the highest badness, if the victim went in its place."""
+    shortage: Shortage
+    runners_up: tuple[tuple[ProcessSample, int], ...]
+    """Who would have been next, with what it held in bytes."""
+    outcome: KillOutcome
+    seconds_to_exit: float
+    """From the decision to the exit that was seen."""
+    usage_after_bytes: int
+    """What the job held after the exit, by the measure of the shortage."""
+    was_alone: bool
+    """No other process was left to choose from."""
+
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL was sent."""
+        return self.outcome in {KillOutcome.EXITED, KillOutcome.STILL_THERE}
+
+
+@dataclass(frozen=True, slots=True)
+class HighReport:
+    """The job went above memory.high."""
+
+    at_seconds: float
+    usage_bytes: int
+    high_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoVictimReport:
+    """The job is above a limit, and no process of it can be taken."""
+
+    at_seconds: float
+    shortage: Shortage
+    spared: tuple[tuple[ProcessSample, Unkillable], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFailedReport:
+    """A fault of ours: the job goes on unguarded."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """The end of a job."""
+
+    backend: str
+    limits: MemoryLimits
+    exit_code: int | None
+    """None if a signal ended the command."""
+    exit_signal: int | None
+    elapsed_seconds: float
+    peak_bytes: int
+    looks: int
+    """How often the job was measured."""
+    watching_cpu_seconds: float
+    """CPU time of slicemgr itself."""
+    left_running: tuple[ProcessSample, ...]
+    """Processes that outlived the command and are guarded no longer."""
+
+
+Report: TypeAlias = KillReport | HighReport | NoVictimReport | GuardFailedReport
