@@ -2,6 +2,7 @@
 """The command line: talks to people. One file per verb, imported when its verb is used."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,7 +40,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("verb", metavar="VERB", choices=_VERBS, help=f"one of: {', '.join(_VERBS)}")
     parser.add_argument("rest", metavar="...", nargs=argparse.REMAINDER, help="the verb's own arguments")
     parser.epilog = f"verbs:\n{verbs}\n\n{parser.epilog}"
-    parsed = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    _open_standard_streams()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        parser.error("no verb given")
+    parsed = parser.parse_args(arguments)
     verb = import_module(f"slicemgr.cli.{parsed.verb}")
     status: int = verb.main(parsed.rest)
     return status
+
+
+def _open_standard_streams() -> None:
+    """Where a caller closed one of 0, 1, 2 (`2>&-`): /dev/null, before a pipe of ours gets that number.
+
+    A pidfd with the number 2 would be written into, and the command would inherit it.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, mode), True)  # The lowest free number: this one.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

@@ -142,7 +142,7 @@ def ancestors_of(pid: int) -> frozenset[int]:
     return frozenset(chain)
 
 
-def parents() -> dict[int, formats.ProcStat]:
+def processes() -> dict[int, formats.ProcStat]:
     """The stat of every process that can be seen."""
     found: dict[int, formats.ProcStat] = {}
     for name in os.listdir("/proc"):

@@ -16,9 +16,11 @@ _CAPABILITIES: Final[frozenset[Capability]] = frozenset()
 
 
 def open_job() -> JobHandle:
-    """Make this process the root of a job: every descendant is a member from now on, orphans too.
+    """Make this process the root of a job: every descendant that comes is a member, orphans too.
 
+    Who is there already is none: a shell that execs slicemgr leaves it its own background jobs as children.
     Raises OSError (from a kernel before 3.4, which has no subreapers).
     """
+    outsiders = frozenset(process.identity for process in ProcessTree(os.getpid()).snapshot())
     syscalls.set_child_subreaper()
-    return JobHandle("embedded", _CAPABILITIES, ProcessTree(os.getpid()))
+    return JobHandle("embedded", _CAPABILITIES, ProcessTree(os.getpid(), outsiders))

@@ -50,6 +50,7 @@ class Command:
         self._group = os.getpgrp()
         self._had_terminal = False
         caught = [*self._to_group, *self._to_command, signal.SIGCHLD, signal.SIGCONT]
+        self._caught = caught
         self._held = HeldCommand(command, caught)
         self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -79,6 +80,9 @@ class Command:
             return await self._status
         finally:
             self._take_terminal_back()
+            # While the loop closes, a SIGCHLD of an orphan would find its wake-up pipe closed, and Python complain.
+            for number in self._caught:
+                loop.remove_signal_handler(number)
 
     def _send_to_group(self, number: int) -> None:
         self._send(os.killpg, number)
@@ -146,4 +150,4 @@ def _has_terminal_alone(terminal: ControllingTerminal, group: int) -> bool:
     group has it, and nobody else is in our group (no script)."""
     if not (os.isatty(0) and os.isatty(1)) or terminal.foreground_group != group:
         return False
-    return all(stat.pgrp != group for pid, stat in procfs.parents().items() if pid != os.getpid())
+    return all(stat.pgrp != group for pid, stat in procfs.processes().items() if pid != os.getpid())

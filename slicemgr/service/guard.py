@@ -88,6 +88,12 @@ class Guard:
         self._futile: Counter[ProcessIdentity] = Counter()
         self._survivors: set[int] = set()
         self._without_victim = False
+        self._acting = asyncio.Lock()
+
+    async def at_rest(self) -> None:
+        """Wait for the end of a kill that is under way: a victim may be the whole job, and has to be told of."""
+        async with self._acting:
+            return
 
     async def watch(self) -> None:
         """Look, act, and wait for as long as the job's growth allows; for ever."""
@@ -97,7 +103,8 @@ class Guard:
             if isinstance(decision, Warn):
                 self._report(HighReport(self._clock(), decision.usage_bytes, decision.high_bytes))
             if isinstance(decision, FindVictim):
-                await self._end_shortage(decision.shortage, sample)
+                async with self._acting:
+                    await self._end_shortage(decision.shortage, sample)
                 continue
             self._without_victim = False
             if sample.measure is not Measure.RESIDENT:

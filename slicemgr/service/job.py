@@ -50,6 +50,7 @@ async def run_job(
     watching.add_done_callback(lambda task: _tell_failure(task, report))
     try:
         status = await command.run()
+        await guard.at_rest()
     finally:
         watching.cancel()
     code = os.waitstatus_to_exitcode(status)

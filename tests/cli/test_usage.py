@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line as a table: arguments, exit status, what stands on stdout and on stderr."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slicemgr import __version__
+from tests.cli.slicemgr_command import SLICEMGR, slicemgr
+
+OK, USAGE = 0, 2
+
+# (arguments, status, stdout contains, stderr is exactly, or a pattern of the whole)
+TABLE: list[tuple[list[str], int, str, str]] = [
+    (["--version"], OK, f"slicemgr {__version__}\n", ""),
+    (["--help"], OK, "run a command under memory limits", ""),
+    (["run", "--help"], OK, "example: slicemgr run --max 2G -- make -j20", ""),
+    ([], USAGE, "", r"slicemgr: no verb given; try 'slicemgr --help'\n"),
+    (["walk"], USAGE, "", r"slicemgr: argument VERB: invalid choice: 'walk' .*; try 'slicemgr --help'\n"),
+    (["run"], USAGE, "", r"slicemgr run: no command given; try 'slicemgr run --max 2G -- make -j20'\n"),
+    (["run", "--"], USAGE, "", r"slicemgr run: no command given; try .*\n"),
+    (["run", "--", ""], USAGE, "", r"slicemgr run: no command given; try .*\n"),
+    (["run", "--maxi", "1G", "true"], USAGE, "", r"slicemgr run: unrecognized arguments: --maxi; try .*--help'\n"),
+    (["run", "--max"], USAGE, "", r"slicemgr run: argument --max: expected one argument; try .*\n"),
+    (["run", "--max", "12Q", "--", "true"], USAGE, "", r"slicemgr run: --max: '12Q' is no size; try bytes, .*\n"),
+    (["run", "--high", "x", "--", "true"], USAGE, "", r"slicemgr run: --high: 'x' is no size; try .*\n"),
+    (["run", "--swap-max", "", "--", "true"], USAGE, "", r"slicemgr run: --swap-max: '' is no size; try .*\n"),
+    (["run", "--max", "50M", "--high", "60M", "--", "true"], USAGE, "", r"slicemgr run: --max 50\.0M is below --high .*; try .*\n"),
+    (["run", "--max", "900T", "--", "true"], USAGE, "", r"slicemgr run: --max .* is more than this machine's memory .*; try .*\n"),
+    (["run", "--max", "101%", "--", "true"], USAGE, "", r"slicemgr run: --max .* is more than this machine's memory .*; try .*\n"),
+    (["run", "--max", "4K", "--", "true"], USAGE, "", r"slicemgr run: --max 4\.0K is less than any command needs .*; try .*\n"),
+    (["run", "--slice", "a b", "--", "true"], USAGE, "", r"slicemgr run: 'a b' is no slice name; try .*\n"),
+    (["run", "--json", "/nowhere/x", "--", "true"], USAGE, "", r"slicemgr run: can't write --json '/nowhere/x': .*; try .*\n"),
+    (["run", "--json", "/", "--", "true"], USAGE, "", r"slicemgr run: can't write --json '/': Is a directory; try .*\n"),
+    (["run", "--json", "", "--", "true"], USAGE, "", r"slicemgr run: can't write --json '': .*; try .*\n"),
+    (["run", "--", "no-such-command"], 127, "", r"slicemgr run: command 'no-such-command' not found; try .*\n"),
+    (["run", "--", "./no/such"], 127, "", r"slicemgr run: command './no/such' not found; try .*\n"),
+    (["run", "--", "/etc/passwd"], 126, "", r"slicemgr run: can't execute '/etc/passwd': Permission denied; try .*\n"),
+    (["run", "--", "/etc"], 126, "", r"slicemgr run: can't execute '/etc': Permission denied; try .*\n"),
+    (["run", "true"], OK, "", r"slicemgr: 'true' exited with 0 after .*; nothing killed\n"),
+    (["run", "sh", "-c", "exit 7"], 7, "", r"slicemgr: 'sh' exited with 7 after .*; nothing killed\n"),
+    (["run", "--", "echo", "--max", "--"], OK, "--max --\n", r"slicemgr: 'echo' exited with 0 .*\n"),
+    (["run", "--name", "my\nbuild", "true"], OK, "", r"slicemgr: 'my\\nbuild' exited with 0 .*\n"),
+    (["run", "--max", "max", "--", "true"], OK, "", r"slicemgr: 'true' exited with 0 after [^(]*; nothing killed\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "stdout", "stderr"), TABLE, ids=[" ".join(row[0]) or "-" for row in TABLE]
+)
+def test_row(arguments: list[str], status: int, stdout: str, stderr: str) -> None:
+    """One row; every failure is one line."""
+    ended = slicemgr(*arguments)
+    assert ended.status == status, ended
+    assert stdout in ended.stdout
+    assert (ended.stdout == "") == (stdout == "")
+    assert re.fullmatch(stderr, ended.stderr), ended.stderr
+
+
+def test_nothing_is_started_by_a_request_that_cant_be_meant(tmp_path: Path) -> None:
+    """The command leaves a trace, if it runs at all."""
+    trace = tmp_path / "trace"
+    for bad in (["--max", "1Q"], ["--max", "1G", "--high", "2G"], ["--json", "/nowhere/x"], ["--max", "900T"]):
+        assert slicemgr("run", *bad, "--", "touch", str(trace)).status == USAGE
+    assert not trace.exists()
+
+
+def test_a_report_file_is_not_touched_before_there_is_a_report(tmp_path: Path) -> None:
+    """What it had stays when the command can't be started."""
+    file = tmp_path / "report.json"
+    file.write_text("of yesterday")
+    assert slicemgr("run", "--json", str(file), "--", "no-such-command").status == 127
+    assert file.read_text() == "of yesterday"
+
+
+def test_help_and_run_load_no_glib() -> None:
+    """Nor pydbus: it alone would take longer than the rest together."""
+    for arguments in (["--help"], ["run", "--", "true"]):
+        done = subprocess.run(
+            [SLICEMGR[0], "-X", "importtime", *SLICEMGR[1:], *arguments], capture_output=True, text=True, timeout=60
+        )
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "slicemgr.cli" in loaded
+        assert not loaded & {"gi", "pydbus"}
+        assert ("asyncio" in loaded) == (arguments[0] == "run")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What all tests share: memory hogs that say when they are ready, and the rule that CI skips nothing."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+HOG = str(Path(__file__).parent / "hog.py")
+
+
+class Hog:
+    """A running tests/hog.py that has reached its start size, and holds it until it is let go."""
+
+    def __init__(self, *arguments: str) -> None:
+        ready, told = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, HOG, "--until-eof", "--ready", str(told), *arguments],
+            stdin=subprocess.PIPE,
+            pass_fds=[told],
+        )
+        os.close(told)
+        with os.fdopen(ready) as lines:
+            self.pid = int(lines.readline())
+        """Its own pid; the daemonised one's with --daemonise."""
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def let_go(self) -> int:
+        """End it in peace, and collect it."""
+        if not self.stdin.closed:
+            self.stdin.close()
+        return self.process.wait()
+
+
+@pytest.fixture
+def hog() -> Iterator[Callable[..., Hog]]:
+    """Start hogs; all are gone after the test."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> Hog:
+            started = Hog(*arguments)
+            stack.callback(started.let_go)
+            return started
+
+        yield start
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under CI a skipped test is a test that nobody ran."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
+    if skipped and os.environ.get("CI") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why the run has failed then."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped and os.environ.get("CI"):
+        terminalreporter.write_line(f"{len(skipped)} skipped under CI, which counts as a failure", red=True)

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The kill path, step by step, on a scripted source: no process is real here."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
+from slicemgr.kernel.kill import RefusedError
+from slicemgr.model.cgroup import CgroupSample, Measure, MemoryLimits
+from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
+from slicemgr.policy.badness import BadnessScale, Unkillable
+from slicemgr.service import guard as guard_module
+from slicemgr.service.guard import FUTILE_SACRIFICES, Guard
+from slicemgr.service.naming import CommandLines
+from slicemgr.service.report import HighReport, KillOutcome, KillReport, NoVictimReport, Report
+from tests.unit.samples import process, sample
+
+LIMITS = MemoryLimits(high=800, max=1000)
+PAGE = 4096
+
+
+class ScriptIsOverError(Exception):
+    """The source has nothing more to say: the way out of a guard that watches for ever."""
+
+
+@dataclass
+class Machine:
+    """A job whose readings are a list, and who writes down what is done to it."""
+
+    readings: list[tuple[int, int]]
+    """(unreclaimable, proportional) in bytes for each look; RSS is the first."""
+    processes: list[ProcessSample] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    told: list[Report] = field(default_factory=list)
+    refusal: Exception | None = None
+    exits: bool = True
+    """SIGKILL ends the victim."""
+    ends_on_kill: bool = True
+    """And takes it out of the list."""
+
+    def read(self, measure: Measure) -> CgroupSample:
+        if not self.readings:
+            raise ScriptIsOverError
+        unreclaimable, proportional = self.readings[0]
+        self.log.append(measure.value)
+        memory = proportional if measure is Measure.PROPORTIONAL else unreclaimable
+        return sample(memory, resident=unreclaimable, measure=measure)
+
+    def snapshot(self) -> ProcessTable:
+        self.log.append("snapshot")
+        return ProcessTable(self.processes)
+
+    @contextmanager
+    def prove(self, identity: ProcessIdentity) -> Iterator["FakeVictim"]:
+        self.log.append(f"prove {identity.pid}")
+        if self.refusal is not None:
+            raise self.refusal
+        victim = FakeVictim(self, identity)
+        try:
+            yield victim
+        finally:
+            victim.close()
+
+    def next_reading(self) -> None:
+        if self.readings:
+            self.readings.pop(0)
+
+    async def pause(self, seconds: float) -> None:
+        self.log.append("pause")
+        assert seconds > 0
+        self.next_reading()
+
+
+class FakeVictim:
+    """A pipe in place of a pidfd: readable once the writer is closed."""
+
+    def __init__(self, machine: Machine, identity: ProcessIdentity) -> None:
+        self._machine = machine
+        self._identity = identity
+        self._exit, self._writer = os.pipe()
+        self._open = True
+
+    def fileno(self) -> int:
+        return self._exit
+
+    def kill(self) -> None:
+        self._machine.log.append(f"kill {self._identity.pid}")
+        if self._machine.exits:
+            os.close(self._writer)
+            self._open = False
+            if self._machine.ends_on_kill:
+                self._machine.processes = [each for each in self._machine.processes if each.identity != self._identity]
+            self._machine.next_reading()
+
+    def release_memory(self) -> None:
+        return
+
+    def close(self) -> None:
+        os.close(self._exit)
+        if self._open:
+            os.close(self._writer)
+
+
+async def watch(machine: Machine, limits: MemoryLimits = LIMITS) -> Guard:
+    """Run a guard to the end of the script."""
+    guard = Guard(
+        machine,
+        limits,
+        BadnessScale(total_pages=100_000),
+        report=machine.told.append,
+        command_lines=CommandLines(lambda: ProcessTable([]), lambda _: ()),
+        prove=machine.prove,
+        pause=machine.pause,
+        clock=lambda: 7.0,
+    )
+    with pytest.raises(ScriptIsOverError):
+        await guard.watch()
+    return guard
+
+
+def kills(machine: Machine) -> list[tuple[int, KillOutcome]]:
+    return [(each.victim.pid, each.outcome) for each in machine.told if isinstance(each, KillReport)]
+
+
+@pytest.mark.asyncio
+async def test_far_below_the_limit_only_rss_is_read() -> None:
+    """After the first look, which makes the peak."""
+    machine = Machine([(500, 500), (500, 500), (400, 400)])
+    guard = await watch(machine)
+    assert machine.log == ["resident", "unreclaimable", "pause", "resident", "pause", "resident", "pause"]
+    assert (guard.peak_bytes, guard.looks) == (500, 3)
+    assert machine.told == []
+
+
+@pytest.mark.asyncio
+async def test_the_order_of_the_kill_path() -> None:
+    """Measure, decide, snapshot, look again, prove, kill, measure again; one report with the runners-up."""
+    machine = Machine([(1200, 1100), (900, 900)], [process(10, 50), process(11, 70), process(12, 60)])
+    await watch(machine)
+    assert machine.log[:8] == [
+        "resident", "unreclaimable", "proportional", "snapshot", "unreclaimable", "prove 11", "kill 11", "resident",
+    ]  # fmt: skip
+    (kill,) = [each for each in machine.told if isinstance(each, KillReport)]
+    assert (kill.victim.pid, kill.held_bytes, kill.outcome) == (11, 70 * PAGE, KillOutcome.EXITED)
+    assert (kill.shortage.usage_bytes, kill.shortage.limit_bytes) == (1100, 1000)
+    assert [(each.pid, held) for each, held in kill.runners_up] == [(12, 60 * PAGE), (10, 50 * PAGE)]
+    assert kill.usage_after_bytes == 900
+    assert kill.at_seconds == 7.0
+    assert not kill.was_alone
+
+
+@pytest.mark.asyncio
+async def test_pages_shared_since_a_fork_kill_nobody() -> None:
+    """20 children of a 100 MB parent: 2.3 GB by RSS, 0.2 GB in truth."""
+    machine = Machine([(2300, 200), (2300, 200)], [process(10, 50)])
+    await watch(machine, MemoryLimits(max=1000))
+    assert kills(machine) == []
+    assert "snapshot" not in machine.log
+
+
+@pytest.mark.asyncio
+async def test_recovered_while_choosing() -> None:
+    """A step that ends meanwhile saves the victim: the second look is before the shot."""
+    machine = Machine([(1100, 1100), (700, 700)], [process(10, 50)])
+    read = machine.snapshot
+
+    def snapshot_then_recover() -> ProcessTable:
+        table = read()
+        machine.next_reading()
+        return table
+
+    machine.snapshot = snapshot_then_recover  # type: ignore[method-assign]
+    await watch(machine)
+    assert kills(machine) == []
+    assert not [entry for entry in machine.log if entry.startswith("prove")]
+
+
+@pytest.mark.asyncio
+async def test_one_victim_at_a_time() -> None:
+    """After each kill it looks again, and stops as soon as it is enough."""
+    machine = Machine([(1300, 1300), (1200, 1200), (900, 900)], [process(10, 50), process(11, 70), process(12, 60)])
+    await watch(machine)
+    assert kills(machine) == [(11, KillOutcome.EXITED), (12, KillOutcome.EXITED)]
+
+
+@pytest.mark.asyncio
+async def test_a_warning_once_an_episode() -> None:
+    """Above high twice in a row, then below, then above again."""
+    machine = Machine([(850, 850), (860, 860), (700, 700), (900, 900)])
+    await watch(machine)
+    assert [each.usage_bytes for each in machine.told if isinstance(each, HighReport)] == [850, 900]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("refusal", "outcome", "again"),
+    [
+        (ProcessGoneError(11), KillOutcome.GONE_BEFORE, 11),
+        (NotPermittedError(11, "signal"), KillOutcome.NOT_PERMITTED, 10),
+        (RefusedError("protected"), KillOutcome.REFUSED, 10),
+    ],
+)
+async def test_a_victim_that_cant_be_killed(refusal: Exception, outcome: KillOutcome, again: int) -> None:
+    """Said with its reason; who can't be killed is not tried for ever, the next one has its turn."""
+    machine = Machine([(1200, 1200), (1, 1)], [process(10, 50), process(11, 70)], refusal=refusal)
+    attempts = iter(range(2))
+    prove = machine.prove
+
+    @contextmanager
+    def first_refuses(identity: ProcessIdentity) -> Iterator[FakeVictim]:
+        if next(attempts) == 1:
+            machine.refusal = None
+        with prove(identity) as victim:
+            yield victim
+
+    machine.prove = first_refuses  # type: ignore[method-assign]
+    await watch(machine)
+    assert kills(machine) == [(11, outcome), (again, KillOutcome.EXITED)]
+    assert not next(each for each in machine.told if isinstance(each, KillReport)).killed
+
+
+@pytest.mark.asyncio
+async def test_a_victim_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an uninterruptible sleep: reported after the time-out, and the next candidate goes."""
+    monkeypatch.setattr(guard_module, "EXIT_TIMEOUT_SECONDS", 0.0)
+    machine = Machine([(1200, 1200), (1, 1)], [process(10, 50), process(11, 70)], exits=False)
+    machine.prove = _ends_after(machine, count=1)  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(guard_module, "_readable_within", _exits_if(lambda: machine.exits))
+    await watch(machine)
+    assert kills(machine) == [(11, KillOutcome.STILL_THERE), (10, KillOutcome.EXITED)]
+
+
+@pytest.mark.asyncio
+async def test_nobody_to_kill_is_said_once() -> None:
+    """And tried again, without a busy loop."""
+    protected = process(10, 50, oom_score_adj=-1000)
+    machine = Machine([(1200, 1200), (1200, 1200), (1200, 1200)], [protected])
+    await watch(machine)
+    assert [each for each in machine.told if isinstance(each, NoVictimReport)] == machine.told
+    (report,) = machine.told
+    assert isinstance(report, NoVictimReport)
+    assert report.spared == ((protected, Unkillable.ADJUSTED),)
+    assert machine.log.count("pause") == 3
+
+
+@pytest.mark.asyncio
+async def test_small_children_do_not_die_for_a_leaking_parent_for_ever() -> None:
+    """A runner that leaks forks one small child after another: three go for it, then it goes itself."""
+    small = [process(20 + at, 1, parent=10) for at in range(FUTILE_SACRIFICES + 2)]
+    machine = Machine([(1 << 30, 1 << 30)] * (FUTILE_SACRIFICES + 1) + [(1, 1)], [process(10, 200_000), *small])
+    await watch(machine)
+    victims = [pid for pid, _ in kills(machine)]
+    assert len(victims) == FUTILE_SACRIFICES + 1
+    assert victims[-1] == 10
+    assert 10 not in victims[:-1]
+
+
+@pytest.mark.asyncio
+async def test_children_that_hold_what_is_needed_are_no_futile_sacrifice() -> None:
+    """A test runner with many fat children loses children only."""
+    fat = [process(20 + at, 100, parent=10) for at in range(FUTILE_SACRIFICES + 2)]
+    machine = Machine([(1001, 1001)] * (FUTILE_SACRIFICES + 1) + [(1, 1)], [process(10, 200_000), *fat])
+    await watch(machine)
+    assert 10 not in [pid for pid, _ in kills(machine)]
+    assert len(kills(machine)) == FUTILE_SACRIFICES + 1
+
+
+@pytest.mark.asyncio
+async def test_the_whole_job_in_one_process() -> None:
+    """Then there is no runner-up, and the report says that it was alone."""
+    machine = Machine([(1200, 1200), (1, 1)], [process(10, 50)])
+    await watch(machine)
+    (kill,) = [each for each in machine.told if isinstance(each, KillReport)]
+    assert kill.was_alone
+    assert kill.runners_up == ()
+
+
+def _ends_after(machine: Machine, count: int) -> Callable[[ProcessIdentity], AbstractContextManager[FakeVictim]]:
+    """The first `count` victims ignore SIGKILL."""
+    prove = machine.prove
+    seen: list[int] = []
+
+    @contextmanager
+    def proving(identity: ProcessIdentity) -> Iterator[FakeVictim]:
+        seen.append(identity.pid)
+        machine.exits = len(seen) > count
+        with prove(identity) as victim:
+            yield victim
+
+    return proving
+
+
+def _exits_if(exits: Callable[[], bool]) -> Callable[[int, float], object]:
+    async def readable_within(_descriptor: int, _timeout_seconds: float) -> bool:
+        return exits()
+
+    return readable_within

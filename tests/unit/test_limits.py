@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From what was asked for to bytes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slicemgr.model.cgroup import MemoryLimits
+from slicemgr.model.quantity import Amount, NoLimit, Percent
+from slicemgr.model.spec import JobSpec, SpecError, slice_unit_name
+from slicemgr.policy.limits import LEAST_MAX_BYTES, resolve
+from tests.unit.samples import MIB
+
+TOTAL, AVAILABLE = 1000 * MIB, 700 * MIB
+TOO_MUCH = "{} is more than this machine's memory (1000.0M), so it would never act; try {} 80%"
+
+
+def job(high: Amount | None = None, max: Amount | None = None, swap_max: Amount | None = None) -> JobSpec:  # noqa: A002
+    return JobSpec(command=("make",), name="make", high=high, max=max, swap_max=swap_max)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits"),
+    [
+        ({"max": 600 * MIB}, MemoryLimits(max=600 * MIB)),
+        ({"max": Percent(6000)}, MemoryLimits(max=600 * MIB)),
+        ({"max": TOTAL}, MemoryLimits(max=TOTAL)),
+        ({"max": NoLimit.NO_LIMIT}, MemoryLimits()),
+        ({"max": 600 * MIB, "high": 600 * MIB}, MemoryLimits(high=600 * MIB, max=600 * MIB)),
+        ({"max": NoLimit.NO_LIMIT, "high": Percent(5000)}, MemoryLimits(high=500 * MIB)),
+        ({"max": 600 * MIB, "swap_max": 0}, MemoryLimits(max=600 * MIB, swap_max=0)),
+        ({"max": 600 * MIB, "swap_max": 4 * TOTAL}, MemoryLimits(max=600 * MIB, swap_max=4 * TOTAL)),
+        ({"max": 600 * MIB, "swap_max": NoLimit.NO_LIMIT}, MemoryLimits(max=600 * MIB)),
+        # Nothing said: what is free now, less a tenth of the machine.
+        ({}, MemoryLimits(max=600 * MIB)),
+        # A --high above that lifts it: who asks for more knows why.
+        ({"high": 650 * MIB}, MemoryLimits(high=650 * MIB, max=650 * MIB)),
+    ],
+)
+def test_limits_in_bytes(asked: dict[str, Amount], limits: MemoryLimits) -> None:
+    """Percentages are of the machine's memory; max is no limit."""
+    assert resolve(job(**asked), TOTAL, AVAILABLE) == limits
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"max": 500 * MIB, "high": 600 * MIB},
+            "--max 500.0M is below --high 600.0M; try --high 450.0M, or a higher --max",
+        ),
+        ({"max": 2 * TOTAL}, TOO_MUCH.format("--max 2.0G", "--max")),
+        ({"high": 2 * TOTAL}, TOO_MUCH.format("--high 2.0G", "--high")),
+        ({"max": Percent(10_001)}, TOO_MUCH.format("--max 1000.1M", "--max")),
+        ({"max": 0}, "--max 0 leaves nothing to run in; try --max 60%"),
+        ({"high": 0}, "--high 0 leaves nothing to run in; try --high 60%"),
+        ({"max": 100_000}, "--max 97.7K is less than any command needs to start; try --max 64M"),
+    ],
+)
+def test_what_cant_be_meant(asked: dict[str, Amount], message: str) -> None:
+    """One line, ending in what to try."""
+    with pytest.raises(SpecError) as caught:
+        resolve(job(**asked), TOTAL, AVAILABLE)
+    assert str(caught.value) == message
+
+
+@given(total=st.integers(64 * MIB, 1 << 50), share=st.floats(0, 1))
+def test_the_default_is_within_the_machine(total: int, share: float) -> None:
+    """Whatever is free, a job without a limit of its own gets one that is above the least and below the total."""
+    limit = resolve(job(), total, int(total * share)).max
+    assert limit is not None
+    assert LEAST_MAX_BYTES <= limit <= total
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("build", "build.slice"), ("build.slice", "build.slice"), ("app-ci", "app-ci.slice")]
+)
+def test_slice_names(text: str, unit: str) -> None:
+    """With or without the suffix."""
+    assert slice_unit_name(text) == unit
+
+
+@pytest.mark.parametrize("text", ["", ".slice", "a b", "a/b", "../x", "-a", "a-", "a--b", "ä", "x" * 250, "a\n"])
+def test_what_is_no_slice_name(text: str) -> None:
+    """systemd would refuse them later, and not as clearly."""
+    with pytest.raises(SpecError, match=r"(; try | in a slice name )"):
+        slice_unit_name(text)
