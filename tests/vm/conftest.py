@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Makes the test files of this folder run in the guest; one conftest for pytest on the host and in there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from tests.vm.guest_role import GuestRole
+from tests.vm.host_role import HostRole
+from tests.vm.marking import MarkerError, Request
+
+if TYPE_CHECKING:
+    from tests.vm.systemd import Systemd
+
+HOST_TESTS = Path(__file__).parent / "host"
+GUEST = os.environ.get("SLICEMGR_VM_GUEST")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vm(users, swap, timeout): runs in the guest, see tests/vm/README.md")
+    config.pluginmanager.register(GuestRole(Path(GUEST)) if GUEST else HostRole(config))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if HOST_TESTS not in item.path.parents:
+        item.add_marker("vm")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per user. The ids must not depend on the role: they are how host and guest name a test."""
+    if HOST_TESTS in Path(metafunc.definition.path).parents:
+        return
+    try:
+        request = Request.from_marks(mark.kwargs for mark in metafunc.definition.iter_markers("vm"))
+    except MarkerError as error:
+        pytest.fail(str(error), pytrace=False)
+    metafunc.parametrize("vm_user", request.users, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def vm_user(request: pytest.FixtureRequest) -> str:
+    """The user who runs this test: "root" or "tester"."""
+    return cast("str", getattr(request, "param", ""))
+
+
+@pytest.fixture
+def vm_files() -> Path:
+    """A folder whose files are on the host after the boot, beside the console and the journal."""
+    assert GUEST is not None
+    return Path(GUEST) / "files"
+
+
+@pytest.fixture
+def systemd(vm_user: str) -> Systemd:
+    """The service manager of the user who runs the test: the system's for root, tester's own for tester."""
+    from tests.vm.systemd import Systemd
+
+    return Systemd(user=vm_user != "root")
