@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What all tests share: memory hogs that say when they are ready, and the rule that CI skips nothing."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from _pytest.terminal import TerminalReporter  # pytest names it itself from 8.2 on, and Debian 12 has 7.2
 
 HOG = str(Path(__file__).parent / "hog.py")
 
@@ -62,7 +68,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     """Say why the run has failed then."""
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped and os.environ.get("CI"):

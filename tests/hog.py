@@ -23,6 +23,9 @@ PAGE_BYTES = mmap.PAGESIZE
 STEP_BYTES = 1 << 20
 """Touched per call into C: 256 faults, some 0.1 ms, so that no signal or thread waits longer."""
 
+MADV_PAGEOUT = 21
+"""include/uapi/asm-generic/mman-common.h; Python 3.11 has no name for it."""
+
 TICK_SECONDS = 0.005
 """Between two growth steps at a given rate; at 600 MB/s a step is 3 MB."""
 
@@ -53,6 +56,7 @@ def arguments() -> argparse.Namespace:
     add("--until-eof", action="store_true", help="keep it until stdin is closed, instead of --hold")
     add("--exit", type=int, default=0, metavar="N", help="exit status at the end")
     add("--huge", action="store_true", help="huge pages (otherwise 4 KiB ones, so that growth is smooth)")
+    add("--swap-out", action="store_true", help="push the start size out to swap, where there is swap")
     add("--shmem", type=size, default=0, metavar="SIZE", help="also shared anonymous memory, at once")
     add(
         "--file",
@@ -188,6 +192,8 @@ def follow_profile(args: argparse.Namespace) -> None:
         region = mmap.mmap(-1, args.start + args.grow, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         region.madvise(mmap.MADV_HUGEPAGE if args.huge else mmap.MADV_NOHUGEPAGE)
         touch(region, 0, args.start)
+        if args.swap_out:
+            region.madvise(MADV_PAGEOUT, 0, args.start)
     children = sharers(args.fork_share, shmem) if args.fork_share else None
     say_ready(args.ready)
     if region is not None:

@@ -14,12 +14,22 @@ def printable(name: str) -> str:
 
 
 def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
-    """A command line as a shell would take it, shortened in the middle: the end names the file."""
-    line = printable(" ".join(shlex.quote(argument) for argument in arguments))
+    """A command line as a shell would take it, shortened: options go first, the file that it was at stays.
+
+    gcc calls cc1plus with twenty options, and its source among them.
+    """
+    line = _joined(arguments)
+    if len(line) > longest:
+        operands = [argument for argument in arguments[1:] if not argument.startswith("-")]
+        line = _joined([*arguments[:1], *dict.fromkeys(operands)]).replace(" ", " … ", 1)
     if len(line) <= longest:
         return line
     head = longest // 3
     return f"{line[:head]}…{line[head + 1 - longest :]}"
+
+
+def _joined(arguments: Sequence[str]) -> str:
+    return printable(" ".join(shlex.quote(argument) for argument in arguments))
 
 
 def _visible(character: str) -> str:

@@ -25,6 +25,8 @@ class ProcStat:
     num_threads: int
     starttime: int
     """Clock ticks since boot."""
+    startstack: int
+    """Where the stack begins: random at each exec, inherited by a fork; 0 where it is hidden from us."""
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -44,6 +46,8 @@ class ProcMemory:
     rss: int = 0
     unreclaimable: int = 0
     """Anonymous and shared memory and page tables."""
+    shmem: int = 0
+    """The part of `unreclaimable` that other processes may have mapped as well."""
     swap: int = 0
     page_tables: int = 0
     has_memory: bool = False
@@ -67,6 +71,7 @@ def parse_stat(text: bytes) -> ProcStat:
             flags=int(fields[6]),
             num_threads=int(fields[17]),
             starttime=int(fields[19]),
+            startstack=int(fields[25]),
         )
     except (IndexError, ValueError) as error:
         raise FormatError("/proc/PID/stat", text) from error
@@ -89,10 +94,12 @@ def parse_status_memory(text: bytes) -> ProcMemory:
     fields = _kilobyte_fields(text)
     rss = fields.get(b"VmRSS", 0)
     page_tables = fields.get(b"VmPTE", 0)
+    shmem = fields.get(b"RssShmem", 0)
     return ProcMemory(
         rss=rss,
         # Before 4.5 there is only RSS, which is the bound that we had already.
-        unreclaimable=fields.get(b"RssAnon", rss) + fields.get(b"RssShmem", 0) + page_tables,
+        unreclaimable=fields.get(b"RssAnon", rss) + shmem + page_tables,
+        shmem=shmem,
         swap=fields.get(b"VmSwap", 0),
         page_tables=page_tables,
         has_memory=b"VmSize" in fields,

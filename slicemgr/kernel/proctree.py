@@ -9,14 +9,17 @@ How much a tree holds is read by one of three measures, each an upper bound of t
 See docs/measurements.md for what they showed on real builds, and policy/sampling.py for when which is taken.
 """
 
+import dataclasses
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
-from slicemgr.kernel import formats, procfs
+from slicemgr.kernel import formats, procfs, syscalls
 from slicemgr.kernel.errors import ProcessGoneError
 from slicemgr.model.cgroup import CgroupSample, Measure
 from slicemgr.model.process import ProcessIdentity, ProcessTable
+
+_Read = TypeVar("_Read")
 
 _ADOPTION_ROUNDS: Final = 3
 """A process whose parent ends during the walk turns up among our own children: they are read again until
@@ -66,19 +69,17 @@ class ProcessTree:
     def read(self, measure: Measure) -> CgroupSample:
         """What the tree holds now, by this measure."""
         started = time.monotonic()
-        read_one = _READERS[measure]
-        members = resident = memory = swap = 0
-        for pid in self.members():
-            try:
-                process = read_one(pid)
-            except ProcessGoneError:
-                continue
-            members += 1
-            resident += process.rss
-            memory += process.unreclaimable
-            swap += process.swap
+        processes = _READERS[measure](self.members())
         ended = time.monotonic()
-        return CgroupSample(ended, ended - started, members, resident, memory, swap, measure)
+        return CgroupSample(
+            taken_seconds=ended,
+            cost_seconds=ended - started,
+            members=len(processes),
+            resident_bytes=sum(process.rss for process in processes),
+            memory_bytes=sum(process.unreclaimable for process in processes),
+            swap_bytes=sum(process.swap for process in processes),
+            measure=measure,
+        )
 
     def snapshot(self) -> ProcessTable:
         """The tree for the victim rule."""
@@ -93,23 +94,56 @@ def _children_by_scan() -> dict[int, list[int]]:
     return children
 
 
-def _read_resident(pid: int) -> formats.ProcMemory:
-    rss = procfs.read_resident(pid)
-    return formats.ProcMemory(rss=rss, unreclaimable=rss)
+def _resident(pids: Iterable[int]) -> list[formats.ProcMemory]:
+    sizes = [size for pid in pids if (size := _unless_gone(procfs.read_resident, pid)) is not None]
+    return [formats.ProcMemory(rss=size, unreclaimable=size) for size in sizes]
 
 
-def _read_proportional(pid: int) -> formats.ProcMemory:
-    status = procfs.read_status_memory(pid)
+def _unreclaimable(pids: Iterable[int]) -> list[formats.ProcMemory]:
+    return [memory for pid in pids if (memory := _unless_gone(procfs.read_status_memory, pid)) is not None]
+
+
+def _proportional(pids: Iterable[int]) -> list[formats.ProcMemory]:
+    """smaps_rollup only where pages can be shared: 1.9 ms for a build of 55 processes, and not 32 ms.
+
+    Pages are shared since a fork or by shared memory. The beginning of the stack is random at each exec and
+    the same after a fork, so only processes with one beginning can have anonymous pages in common; where it is
+    hidden (another user's process) or not random (setarch -R) all are taken for kin, which costs, and is right.
+    """
+    statuses = {pid: memory for pid in pids if (memory := _unless_gone(procfs.read_status_memory, pid)) is not None}
+    families: dict[int, list[int]] = {}
+    parents: dict[int, int] = {}
+    for pid in statuses:
+        if (stat := _unless_gone(procfs.read_stat, pid)) is not None:
+            families.setdefault(stat.startstack, []).append(pid)
+            parents[pid] = stat.ppid
+    kin = {pid for family in families.values() if len(family) > 1 for pid in family}
+    kin |= {pid for pid, memory in statuses.items() if memory.shmem}
+    # A vforked child shows all of its parent's memory once more, undivided.
+    twins = {pid for pid in kin if parents.get(pid) in kin and syscalls.same_address_space(pid, parents[pid])}
+    return [
+        memory if pid not in kin else _shared_once(pid, memory) for pid, memory in statuses.items() if pid not in twins
+    ]
+
+
+def _shared_once(pid: int, status: formats.ProcMemory) -> formats.ProcMemory:
     try:
         rollup = formats.parse_smaps_rollup(procfs.read_process_file(pid, "smaps_rollup"))
-    except PermissionError:
+    except (PermissionError, ProcessGoneError):
         # A setuid program of the build (sudo make install): its status is open to all, its maps are not.
         return status
-    return formats.ProcMemory(rss=status.rss, unreclaimable=rollup.unreclaimable + status.page_tables, swap=rollup.swap)
+    return dataclasses.replace(status, unreclaimable=rollup.unreclaimable + status.page_tables, swap=rollup.swap)
+
+
+def _unless_gone(read: Callable[[int], _Read], pid: int) -> _Read | None:
+    try:
+        return read(pid)
+    except ProcessGoneError:
+        return None
 
 
 _READERS: Final = {
-    Measure.RESIDENT: _read_resident,
-    Measure.UNRECLAIMABLE: procfs.read_status_memory,
-    Measure.PROPORTIONAL: _read_proportional,
+    Measure.RESIDENT: _resident,
+    Measure.UNRECLAIMABLE: _unreclaimable,
+    Measure.PROPORTIONAL: _proportional,
 }

@@ -30,6 +30,10 @@ EXIT_TIMEOUT_SECONDS: Final = 5.0
 """A process in an uninterruptible sleep (a dead NFS server) does not end by SIGKILL. 400 MB took 170 ms to be
 freed under emulation, so who is still there after this is not busy exiting: the next candidate has its turn."""
 
+SLOW_SECONDS: Final = 0.01
+"""smaps_rollup walks page tables, 12 ms for each GiB: 2 ms in all for a build of compilers, 0.3 s for 200
+forked workers. ^C must not wait for the latter, so they are read by a thread; the former would only wait for it."""
+
 NO_VICTIM_PAUSE_SECONDS: Final = 0.1
 """Nobody to take is mostly a moment: a vforked child before its exec, a zombie before it is reaped."""
 
@@ -88,6 +92,7 @@ class Guard:
         self._futile: Counter[ProcessIdentity] = Counter()
         self._survivors: set[int] = set()
         self._without_victim = False
+        self._proportional_is_slow = False
         self._acting = asyncio.Lock()
 
     async def at_rest(self) -> None:
@@ -126,10 +131,13 @@ class Guard:
         return sample
 
     async def _read(self, measure: Measure) -> CgroupSample:
-        if measure is not Measure.PROPORTIONAL:
-            return self._source.read(measure)
-        # smaps_rollup walks every page table: 0.3 s for 200 processes. Signals and ^C must not wait for it.
-        return await asyncio.get_running_loop().run_in_executor(None, self._source.read, measure)
+        if measure is not Measure.PROPORTIONAL or not self._proportional_is_slow:
+            sample = self._source.read(measure)
+        else:
+            sample = await asyncio.get_running_loop().run_in_executor(None, self._source.read, measure)
+        if measure is Measure.PROPORTIONAL:
+            self._proportional_is_slow = sample.cost_seconds > SLOW_SECONDS
+        return sample
 
     async def _end_shortage(self, shortage: Shortage, sample: CgroupSample) -> None:
         decided = self._clock()

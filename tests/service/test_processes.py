@@ -153,6 +153,32 @@ def test_measures_are_upper_bounds_of_each_other(hog: Hogs) -> None:
     assert resident.resident_bytes == resident.memory_bytes
 
 
+def test_a_vforked_child_counts_once(hog: Hogs, tmp_path: Path) -> None:
+    """It shows all of its parent's memory once more: g++ does this for each of its compilers."""
+    parent = hog("--start", "50M", "--vfork", str(tmp_path / "fifo"))
+    _wait_for_child(parent.pid)
+    tree = ProcessTree(os.getpid())
+    assert tree.read(Measure.UNRECLAIMABLE).memory_bytes > 2 * 50 * MIB
+    assert 50 * MIB < tree.read(Measure.PROPORTIONAL).memory_bytes < 80 * MIB
+    with (tmp_path / "fifo").open("wb"):
+        pass
+
+
+def test_page_tables_are_walked_only_where_pages_can_be_shared(hog: Hogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two programs share nothing: what status tells of them is exact, and smaps_rollup is not read."""
+    for _ in range(2):
+        hog("--start", "20M")
+    read = procfs.read_process_file
+
+    def without_rollup(pid: int, name: str) -> bytes:
+        assert name != "smaps_rollup"
+        return read(pid, name)
+
+    monkeypatch.setattr(procfs, "read_process_file", without_rollup)
+    tree = ProcessTree(os.getpid())
+    assert tree.read(Measure.PROPORTIONAL).memory_bytes == tree.read(Measure.UNRECLAIMABLE).memory_bytes > 40 * MIB
+
+
 def test_shared_memory_counts_once(hog: Hogs) -> None:
     """shmem is not reclaimable without swap: it counts, but only once in all."""
     parent = hog("--shmem", "40M", "--fork-share", "4")

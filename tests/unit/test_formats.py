@@ -80,7 +80,7 @@ def test_stat_with_any_name(comm: bytes) -> None:
 
 def test_a_kernel_thread_is_known_by_its_flag() -> None:
     """PF_KTHREAD: its name and its parent prove nothing."""
-    assert parse_stat(b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0 0").is_kernel_thread
+    assert parse_stat(b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0 0 0 0 0 0").is_kernel_thread
 
 
 @pytest.mark.parametrize("text", [b"", b"1 (x)", b"1 (x) S", b"no parenthesis at all", b"1 (x) S one two"])
@@ -105,7 +105,12 @@ def test_parsers_fail_in_one_way(text: bytes) -> None:
 def test_status_tells_what_only_ending_the_process_frees() -> None:
     """Anonymous and shared memory and page tables; file pages the kernel can drop."""
     assert parse_status_memory(STATUS) == ProcMemory(
-        rss=118208 << 10, unreclaimable=(98512 + 696 + 536) << 10, swap=12 << 10, page_tables=536 << 10, has_memory=True
+        rss=118208 << 10,
+        unreclaimable=(98512 + 696 + 536) << 10,
+        shmem=696 << 10,
+        swap=12 << 10,
+        page_tables=536 << 10,
+        has_memory=True,
     )
 
 

@@ -42,11 +42,17 @@ def test_two_names_never_look_alike() -> None:
     assert printable("\n") != printable("\\n")
 
 
-def test_a_command_line_is_shortened_in_the_middle() -> None:
-    """Its end names the file that was at work."""
-    shown = printable_command(["cc1plus", *["-I/usr/include/x"] * 40, "kate main.cpp"], longest=60)
-    assert len(shown) == 60
-    assert shown.startswith("cc1plus -I")
-    assert "…" in shown
-    assert shown.endswith("'kate main.cpp'")
-    assert printable_command(["make", "-j20"]) == "make -j20"
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["make", "-j20"], "make -j20"),
+        (["cc1plus", "-quiet", *["-I/usr/include/x"] * 9, "kate main.cpp", "-dumpbase", "kate main.cpp", "-o", "/tmp/a.s"],
+         "cc1plus … 'kate main.cpp' /tmp/a.s"),
+        (["rustc", *["--cfg=feature"] * 9], "rustc"),
+        (["ld", *(f"{at}.o" for at in range(40))], "ld … 0.o 1.o 2.o…o 34.o 35.o 36.o 37.o 38.o 39.o"),
+        ([], ""),
+    ],
+)  # fmt: skip
+def test_a_command_line_is_shortened_to_what_it_was_at(arguments: list[str], shown: str) -> None:
+    """Options go first, then the middle."""
+    assert printable_command(arguments, longest=48) == shown

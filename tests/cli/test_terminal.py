@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Job control on a real terminal with a real shell: ^C, ^Z, fg, bg, pipelines, scripts, the size of the window."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.slicemgr_command import SLICEMGR
+
+RUN = shlex.join([*SLICEMGR, "run", "--"])
+PROMPT = r"ready> $"
+CTRL_C, CTRL_D, CTRL_Z = "\x03", "\x04", "\x1a"
+
+
+class Terminal:
+    """A terminal with an interactive bash in it, and somebody who types."""
+
+    def __init__(self) -> None:
+        self._master, slave = pty.openpty()
+        self._shell = subprocess.Popen(
+            ["setsid", "--ctty", "--wait", "bash", "--norc", "--noprofile", "--noediting", "-i"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "PS1": "ready> ", "TERM": "dumb", "HISTFILE": ""},
+        )
+        os.close(slave)
+        self._screen = ""
+        self.expect(PROMPT)
+
+    def type(self, keys: str) -> None:
+        """What a person types; nothing that stood on the screen before counts any more."""
+        self._screen = ""
+        os.write(self._master, keys.encode())
+
+    def enter(self, line: str) -> None:
+        """Type a line."""
+        self.type(line + "\n")
+
+    def expect(self, pattern: str) -> re.Match[str]:
+        """Read until the screen shows it."""
+        while not (found := re.search(pattern, self._screen, re.MULTILINE)):
+            readable, _, _ = select.select([self._master], [], [], 30)
+            assert readable, f"{pattern!r} never came: {self._screen!r}"
+            self._screen += os.read(self._master, 4096).decode(errors="replace").replace("\r", "")
+        return found
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Drag the corner of the window."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def close(self) -> None:
+        """Hang up."""
+        os.close(self._master)
+        try:
+            self._shell.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._shell.pid, signal.SIGKILL)
+            raise
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    opened = Terminal()
+    yield opened
+    opened.close()
+
+
+def test_control_c_ends_the_command(terminal: Terminal) -> None:
+    """By SIGINT, and the shell sees 130."""
+    terminal.enter(f"{RUN} sh -c 'echo u''p; cat'")
+    terminal.expect("^up")
+    terminal.type(CTRL_C)
+    terminal.expect("slicemgr: 'sh' ended by SIGINT")
+    terminal.expect(PROMPT)
+    terminal.enter("echo status=$?")
+    terminal.expect("^status=130")
+
+
+def test_control_z_and_fg(terminal: Terminal) -> None:
+    """Stopped as a job of the shell, continued with the keyboard."""
+    terminal.enter(f"{RUN} sh -c 'echo u''p; cat'")
+    terminal.expect("^up")
+    terminal.type(CTRL_Z)
+    terminal.expect(r"^\[1\]\+ +Stopped +.*slicemgr run")
+    terminal.expect(PROMPT)
+    terminal.enter("fg")
+    terminal.expect("slicemgr run")
+    terminal.enter("typed after f''g")
+    terminal.expect("^typed after f''g\ntyped after f''g")
+    terminal.type(CTRL_D)
+    terminal.expect("slicemgr: 'sh' exited with 0")
+    terminal.expect(PROMPT)
+
+
+def test_in_the_background_it_may_not_read(terminal: Terminal) -> None:
+    """`bg` lets it run; when it wants the keyboard it is stopped by SIGTTIN, and slicemgr with it."""
+    terminal.enter(f"{RUN} sh -c 'echo u''p; cat; echo do''ne'")
+    terminal.expect("^up")
+    terminal.type(CTRL_Z)
+    terminal.expect(PROMPT)
+    terminal.enter("bg; wait; jobs")
+    terminal.expect(r"^\[1\]\+ +Stopped")
+    terminal.enter("fg")
+    terminal.expect("slicemgr run")
+    terminal.type(CTRL_D)
+    terminal.expect("^done")
+    terminal.expect("slicemgr: 'sh' exited with 0")
+
+
+def test_a_background_job_runs_to_its_end(terminal: Terminal) -> None:
+    """Without the terminal, `&` from the start."""
+    terminal.enter(f"{RUN} sh -c 'exit 3' &")
+    terminal.expect("slicemgr: 'sh' exited with 3")
+    terminal.enter("wait %1; echo status=$?")
+    terminal.expect("^status=3")
+
+
+def test_the_reader_of_a_pipeline_keeps_the_keyboard(terminal: Terminal) -> None:
+    """`slicemgr run ... | less`: the command has a group of its own, and must not take the terminal with it."""
+    terminal.enter(f"{RUN} sh -c 'echo u''p' 2>&1 | sh -c 'cat; read line </dev/tty; echo read $line'")
+    terminal.expect("^up")
+    terminal.expect("slicemgr: 'sh' exited with 0")
+    terminal.enter("from the keyboard")
+    terminal.expect("^read from the keyboard")
+    terminal.expect(PROMPT)
+
+
+def test_control_c_ends_the_script_around_it(terminal: Terminal) -> None:
+    """The script's shell hears ^C as well, and goes no further."""
+    terminal.enter(f"sh -c \"{RUN} sh -c 'echo u''p; cat'; echo went o''n\"; echo bac''k")
+    terminal.expect("^up")
+    terminal.type(CTRL_C)
+    terminal.expect("slicemgr: 'sh' ended by SIGINT")
+    terminal.expect(PROMPT)
+    assert not re.search("^went on", terminal._screen, re.MULTILINE)
+
+
+def test_a_command_in_a_script_reads_the_keyboard(terminal: Terminal) -> None:
+    """It gets the terminal when it asks for it."""
+    terminal.enter(f"sh -c \"{RUN} sh -c 'echo u''p; read line; echo read $line'; read line; echo then $line\"")
+    terminal.expect("^up")
+    terminal.enter("one")
+    terminal.expect("slicemgr: 'sh' exited with 0")
+    terminal.enter("two")
+    terminal.expect("^then")
+    terminal.expect(PROMPT)
+
+
+@pytest.mark.parametrize("start", ["{}", 'sh -c "{}; :"'], ids=["from the prompt", "from a script"])
+def test_the_size_of_the_window(terminal: Terminal, start: str) -> None:
+    """SIGWINCH reaches the command, with the terminal or without it."""
+    command = f"{RUN} bash -c 'trap \\\"echo resiz''ed\\\" WINCH; echo u''p; while :; do read -t 1 line; done'"
+    terminal.enter(start.format(command if start != "{}" else command.replace('\\"', '"')))
+    terminal.expect("^up")
+    terminal.resize(50, 132)
+    terminal.expect("^resized")
+    terminal.type(CTRL_C)
+    terminal.expect(PROMPT)
+
+
+def test_a_terminal_that_stops_background_writers(terminal: Terminal) -> None:
+    """`stty tostop`: slicemgr writes its line from the background while the command has the terminal."""
+    terminal.enter("stty tostop")
+    terminal.expect(PROMPT)
+    terminal.enter(f"{RUN} sh -c 'exit 4'")
+    terminal.expect("slicemgr: 'sh' exited with 4")
+    terminal.expect(PROMPT)
+
+
+def test_a_stopped_child_that_is_not_the_command_is_nobodys_business(terminal: Terminal) -> None:
+    """SIGSTOP is somebody's own decision: slicemgr goes on watching, and the command goes on after SIGCONT."""
+    terminal.enter(f"{RUN} sh -c 'echo pid=$$; kill -STOP $$; echo went o''n'")
+    pid = int(terminal.expect(r"^pid=(\d+)")[1])
+    os.kill(pid, signal.SIGCONT)
+    while not re.search("^went on", terminal._screen, re.MULTILINE):
+        os.kill(pid, signal.SIGCONT)  # It may not have stopped yet when the first one came.
+        readable, _, _ = select.select([terminal._master], [], [], 0.05)
+        if readable:
+            terminal._screen += os.read(terminal._master, 4096).decode().replace("\r", "")
+    terminal.expect("slicemgr: 'sh' exited with 0")
+    terminal.expect(PROMPT)
