@@ -32,7 +32,11 @@ class Hog:
         )
         os.close(told)
         with os.fdopen(ready) as lines:
-            self.pid = int(lines.readline())
+            told_pid = lines.readline()
+        if not told_pid:
+            self.stdin.close()
+            raise RuntimeError(f"the hog ended with {self.process.wait()} before it was ready: {arguments}")
+        self.pid = int(told_pid)
         """Its own pid; the daemonised one's with --daemonise."""
 
     @property

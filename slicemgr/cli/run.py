@@ -29,7 +29,8 @@ _DESCRIPTION = """\
 Run COMMAND and everything it starts under memory limits of their own. When they hold more than --max, one
 process of them is killed: the one with the highest badness (its memory, plus what its oom_score_adj adds), or
 rather its child with the highest badness. Then slicemgr looks again. Terminal, input, environment and signals
-are the command's; so is the exit status."""
+are the command's; so is the exit status. slicemgr runs before the command: at a higher priority where it may
+raise its own, else with the command 5 steps nicer."""
 
 _EPILOG = """\
 SIZE is in bytes, or with a suffix of 1024s: 600M, 1.5G. PCT is a share of the machine's memory: 60%. 'max' is

@@ -5,6 +5,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import Final
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.procfs import PAGE_BYTES
@@ -17,6 +18,10 @@ from slicemgr.service.command import Command
 from slicemgr.service.guard import Guard
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import GuardFailedReport, JobReport, Report
+
+OWN_RAISE: Final = 10
+COMMAND_LOWERING: Final = 5
+"""Steps of nice(2); see _go_before."""
 
 
 async def run_job(
@@ -46,6 +51,7 @@ async def run_job(
         command_lines=CommandLines(handle.source.snapshot, procfs.command_line),
     )
     command = Command(spec.command)
+    _go_before(command.pid)
     watching = asyncio.create_task(guard.watch(), name="guard")
     watching.add_done_callback(lambda task: _tell_failure(task, report))
     try:
@@ -65,6 +71,20 @@ async def run_job(
         watching_cpu_seconds=time.process_time(),
         left_running=_left_running(handle),
     )
+
+
+def _go_before(pid: int) -> None:
+    """Be scheduled before the build that is watched: by our own priority, or else by that of the command.
+
+    `make -j20` on two cores has twenty tasks to run and we have one of a millisecond. On equal terms the looks
+    and the exits of victims came so late that 400 MiB became 520-620; at nice -10 it was 405-414, and with the
+    command at nice 5, which needs no privilege, 425-434 (docs/benchmarks.md).
+    """
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, max(own - OWN_RAISE, -20))
+    except PermissionError:
+        os.setpriority(os.PRIO_PROCESS, pid, min(own + COMMAND_LOWERING, 19))
 
 
 def _left_running(handle: JobHandle) -> tuple[ProcessSample, ...]:

@@ -181,7 +181,8 @@ def spawn(user: str, files: list[str]) -> subprocess.Popen[bytes]:
     settings |= {"HOME": "/root"} if not uid else {}
     command += [f"--setenv={name}={value}" for name, value in settings.items()]
     command += [sys.executable, "-B", "-m", "pytest", "-c", "tests/vm/guest.ini", f"--rootdir={CHECKOUT}"]
-    command += ["--continue-on-collection-errors", *files]
+    # The settings stand in tests/vm, and pytest would look for conftest.py no further up.
+    command += [f"--confcutdir={CHECKOUT}", "--continue-on-collection-errors", *files]
     environment = {**os.environ, "XDG_RUNTIME_DIR": f"/run/user/{uid}"}
     environment["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path=/run/user/{uid}/bus"
     return subprocess.Popen(

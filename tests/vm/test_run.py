@@ -112,6 +112,12 @@ def test_it_runs_where_it_was_started(tmp_path: Path) -> None:
     assert done.stdout == Path("/proc/self/cgroup").read_text()
 
 
+def test_the_watcher_runs_before_the_watched(tmp_path: Path, vm_user: str) -> None:
+    """root's slicemgr raises itself and leaves the command alone; the tester's makes the command nicer."""
+    done, _ = slicemgr_run(tmp_path, "--", "sh", "-c", "nice; ps -o nice= -p $PPID")
+    assert done.stdout.split() == {"root": ["0", "-10"], "tester": ["5", "0"]}[vm_user]
+
+
 def test_no_bus_and_no_terminal_are_needed() -> None:
     """A bare environment is enough."""
     done = subprocess.run(
