@@ -47,7 +47,9 @@ def test_a_build_loses_steps_and_nobody_else_dies(hog: Callable[..., Hog], tmp_p
     assert kills
     assert {each["comm"] for each in kills} == {"meinproc"}
     assert all(each["outcome"] == "exited" for each in kills)
-    assert all(each["usage_bytes"] > 250 * MIB > each["usage_after_bytes"] for each in kills)
+    assert all(each["usage_bytes"] > 250 * MIB for each in kills)
+    # After an earlier one the others may have grown by more than it held: under emulation a kill takes 25 ms.
+    assert kills[-1]["usage_after_bytes"] <= 250 * MIB
     assert len(kills) < 6  # It looks again after each, and stops as soon as it is enough.
     assert f"pid {session.pid}" not in done.stderr
     assert session.let_go() == 0
