@@ -2,6 +2,7 @@
 """The floors and the nevers of docs/architecture.md, read from the imports."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -139,3 +140,11 @@ def test_files_fit_in_one_sitting() -> None:
     """300 lines: above that there are two rooms in one."""
     long = {path.name: lines for path in _sources() if (lines := len(path.read_text().splitlines())) > 300}
     assert not long
+
+
+def test_the_picture_shows_every_room() -> None:
+    """docs/architecture.md lists each file with code, and no other."""
+    picture = (PACKAGE.parent / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^    slicemgr/(\S+\.py) ", picture, re.MULTILINE))
+    inner = {path.relative_to(PACKAGE).as_posix() for path in _sources()}
+    assert drawn == inner - {f"{room}/__init__.py" for room in FLOORS if room != "cli"}
