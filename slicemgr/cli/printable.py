@@ -21,7 +21,8 @@ def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
     line = _joined(arguments)
     if len(line) > longest:
         operands = [argument for argument in arguments[1:] if not argument.startswith("-")]
-        line = _joined([*arguments[:1], *dict.fromkeys(operands)]).replace(" ", " … ", 1)
+        program = arguments[0].rpartition("/")[2]
+        line = _joined([program, *dict.fromkeys(operands)]).replace(" ", " … ", 1)
     if len(line) <= longest:
         return line
     head = longest // 3

@@ -54,9 +54,7 @@ class RunReport:
             f"exited with {job.exit_code}" if job.exit_signal is None else f"ended by {_signal_name(job.exit_signal)}"
         )
         # A command of a few milliseconds ends before it is looked at.
-        peak = (
-            "too short to measure" if job.peak_bytes == 0 else f"peak {format_size(job.peak_bytes)}{self._of_limit()}"
-        )
+        peak = "too short to measure" if job.peak_bytes == 0 else f"peak {self._beside_limit(job.peak_bytes)}"
         _print(
             f"'{printable(self._spec.name)}' {ended} after {format_duration(job.elapsed_seconds)}; "
             f"{peak}; {self._kills_in_words()}"
@@ -93,11 +91,13 @@ class RunReport:
             "left_running": [_process_as_data(process) for process in job.left_running],
         }
 
-    def _of_limit(self) -> str:
+    def _beside_limit(self, peak_bytes: int) -> str:
         if self._limits.max is None:
-            return ""
+            return format_size(peak_bytes)
+        if peak_bytes > self._limits.max:
+            return _above(peak_bytes, self._limits.max, "--max")
         automatic = " (automatic: free memory less a tenth)" if self._spec.max is None else ""
-        return f" of {format_size(self._limits.max)}{automatic}"
+        return f"{format_size(peak_bytes)} of {format_size(self._limits.max)}{automatic}"
 
     def _kills(self) -> list[KillReport]:
         return [event for event in self._events if isinstance(event, KillReport)]
@@ -149,15 +149,15 @@ def _line(report: Report) -> str:
             return _kill_line(report)
         case HighReport():
             return (
-                f"the job holds {format_size(report.usage_bytes)}, above --high {format_size(report.high_bytes)}; "
+                f"the job holds {_above(report.usage_bytes, report.high_bytes, '--high')}; "
                 "without a cgroup it can't be slowed down, only watched"
             )
         case NoVictimReport():
+            option = _OPTION[report.shortage.resource]
             spared = "; ".join(f"{_who(process)} is {why.value}" for process, why in report.spared[:3])
             return (
-                f"the job holds {format_size(report.shortage.usage_bytes)}, above {_OPTION[report.shortage.resource]} "
-                f"{format_size(report.shortage.limit_bytes)}, and nothing in it can be killed"
-                + (f": {spared}" if spared else "")
+                f"the job holds {_above(report.shortage.usage_bytes, report.shortage.limit_bytes, option)}, "
+                "and nothing in it can be killed" + (f": {spared}" if spared else "")
             )
         case GuardFailedReport():
             return f"the guard failed ({printable(report.error)}): the command goes on unguarded; please report this"
@@ -166,7 +166,7 @@ def _line(report: Report) -> str:
 def _kill_line(kill: KillReport) -> str:
     """Who, pid, how much it held, why, who was next, and what it was doing."""
     option, shortage = _OPTION[kill.shortage.resource], kill.shortage
-    why = f"the job held {format_size(shortage.usage_bytes)}, above {option} {format_size(shortage.limit_bytes)}"
+    why = f"the job held {_above(shortage.usage_bytes, shortage.limit_bytes, option)}"
     in_place = "" if kill.for_parent is None else f" in place of its parent {_who(kill.for_parent)}"
     who = f"{_who(kill.victim)}, which held {format_size(kill.held_bytes)},{in_place}".rstrip(",")
     if not kill.killed:
@@ -179,6 +179,12 @@ def _kill_line(kill: KillReport) -> str:
         after = f"next would be {_who(nearest)} with {format_size(held)}"
     doing = f"; it ran: {printable_command(kill.command_line)}" if kill.command_line else ""
     return f"{killed} {who}: {why}; {after}{doing}"
+
+
+def _above(usage_bytes: int, limit_bytes: int, option: str) -> str:
+    """`1.0G, 14.2M above --max 1.0G`: one decimal alone would not tell them apart."""
+    above = format_size(usage_bytes - limit_bytes)
+    return f"{format_size(usage_bytes)}, {above} above {option} {format_size(limit_bytes)}"
 
 
 def _enough_for(usage_bytes: int) -> int:

@@ -46,7 +46,7 @@ def test_two_names_never_look_alike() -> None:
     ("arguments", "shown"),
     [
         (["make", "-j20"], "make -j20"),
-        (["cc1plus", "-quiet", *["-I/usr/include/x"] * 9, "kate main.cpp", "-dumpbase", "kate main.cpp", "-o", "/tmp/a.s"],
+        (["/usr/lib/gcc/12/cc1plus", "-quiet", *["-I/usr/include/x"] * 9, "kate main.cpp", "-dumpbase", "kate main.cpp", "-o", "/tmp/a.s"],
          "cc1plus … 'kate main.cpp' /tmp/a.s"),
         (["rustc", *["--cfg=feature"] * 9], "rustc"),
         (["ld", *(f"{at}.o" for at in range(40))], "ld … 0.o 1.o 2.o…o 34.o 35.o 36.o 37.o 38.o 39.o"),
