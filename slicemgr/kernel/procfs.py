@@ -155,16 +155,11 @@ def processes() -> dict[int, formats.ProcStat]:
 
 
 def command_line(pid: int) -> tuple[str, ...]:
-    """The arguments of a process, for a report; empty when it is gone or hides them.
+    """The arguments of a process, for a report: /proc/PID/cmdline, each ended by a NUL. Raises ProcessGoneError.
 
     Goes through the target's address space and may wait for it: never on the way to a kill.
     """
-    import psutil
-
-    try:
-        return tuple(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return ()
+    return tuple(os.fsdecode(argument) for argument in read_process_file(pid, "cmdline").split(b"\0")[:-1])
 
 
 def sample_process(pid: int) -> ProcessSample:

@@ -16,7 +16,7 @@ And only what a process (or a parent on purpose) set beyond the job's own oom_sc
 import enum
 from dataclasses import dataclass
 
-from slicemgr.model.process import ProcessSample
+from slicemgr.model.process import ProcessIdentity, ProcessSample
 
 OOM_SCORE_ADJ_MIN = -1000
 """include/uapi/linux/oom.h: this process is never to be taken."""
@@ -32,7 +32,7 @@ class Unkillable(enum.Enum):
     ADJUSTED = "protected by oom_score_adj -1000"
     NO_MEMORY = "a zombie, which holds no memory"
     SHARES_MEMORY = "living in its parent's address space until it execs"
-    SURVIVED = "still there after an earlier SIGKILL"
+    SURVIVED = "one that could not be ended before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class BadnessScale:
     """What every member has by birth: the job's own oom_score_adj at its start."""
     ourselves: frozenset[int] = frozenset()
     """Pids of this process and all its ancestors."""
-    survivors: frozenset[int] = frozenset()
-    """Pids that were sent SIGKILL and did not end in time."""
+    survivors: frozenset[ProcessIdentity] = frozenset()
+    """Who could not be killed, or did not end by it in time."""
 
 
 def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | None:
@@ -59,7 +59,7 @@ def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | 
         (not process.has_memory, Unkillable.NO_MEMORY),
         # in_vfork() in the kernel's oom_badness(): its memory is its parent's, and killing it frees nothing.
         (process.shares_memory_with_parent, Unkillable.SHARES_MEMORY),
-        (process.pid in scale.survivors, Unkillable.SURVIVED),
+        (process.identity in scale.survivors, Unkillable.SURVIVED),
     )
     return next((reason for holds, reason in reasons if holds), None)
 

@@ -33,6 +33,8 @@ _TO_THE_GROUP: Final = (
 _TO_THE_COMMAND: Final = (signal.SIGUSR1, signal.SIGUSR2)
 """A message to one program (dd tells its progress); to its children it would be deadly."""
 
+_INTERRUPTS: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
+
 _STOPPED_BY_TERMINAL: Final = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 """SIGSTOP is not among them: somebody stops one process, and we have to go on watching the others."""
 
@@ -73,11 +75,15 @@ class Command:
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         # From the background, tcsetpgrp and writing to a terminal with `stty tostop` would stop us.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        if self._terminal is not None and _has_terminal_alone(self._terminal, self._group):
+        alone = self._terminal is not None and _has_terminal_alone(self._terminal, self._group)
+        if alone and self._terminal is not None:
             self._give_terminal(self._terminal)
         try:
             self._held.let_go()
-            return await self._status
+            status = await self._status
+            if not alone:
+                self._share_interrupt(status)
+            return status
         finally:
             self._take_terminal_back()
             # While the loop closes, a SIGCHLD of an orphan would find its wake-up pipe closed, and Python complain.
@@ -97,6 +103,11 @@ class Command:
             send(self.pid, number)
         except ProcessLookupError:
             return  # It ended first, and is about to be reaped.
+
+    def _share_interrupt(self, status: int) -> None:
+        """^C with the terminal lent to the command reached the command alone; the script around it must hear it too."""
+        if self._had_terminal and os.WIFSIGNALED(status) and os.WTERMSIG(status) in _INTERRUPTS:
+            os.killpg(self._group, os.WTERMSIG(status))
 
     def _reap(self) -> None:
         """Collect every child that has ended or stopped: orphans of the job come to us as well."""

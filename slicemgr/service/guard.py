@@ -7,6 +7,7 @@ signal waits for anything but the kernel. Reports go into a queue that never blo
 """
 
 import asyncio
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -90,7 +91,7 @@ class Guard:
         self._state = ReactionState()
         self._pace = Pace()
         self._futile: Counter[ProcessIdentity] = Counter()
-        self._survivors: set[int] = set()
+        self._survivors: set[ProcessIdentity] = set()
         self._without_victim = False
         self._proportional_is_slow = False
         self._acting = asyncio.Lock()
@@ -113,7 +114,7 @@ class Guard:
                 continue
             self._without_victim = False
             if sample.measure is not Measure.RESIDENT:
-                self._command_lines.learn()
+                self._command_lines.learn(sample.taken_seconds)
             self._pace, interval = next_look(self._pace, sample, self._limits)
             await self._pause(interval)
 
@@ -142,12 +143,7 @@ class Guard:
     async def _end_shortage(self, shortage: Shortage, sample: CgroupSample) -> None:
         decided = self._clock()
         table = self._source.snapshot()
-        scale = BadnessScale(
-            self._scale.total_pages,
-            self._scale.inherited_oom_score_adj,
-            self._scale.ourselves,
-            frozenset(self._survivors),
-        )
+        scale = dataclasses.replace(self._scale, survivors=frozenset(self._survivors))
         exhausted = frozenset(parent for parent, times in self._futile.items() if times >= FUTILE_SACRIFICES)
         choice = choose(table, scale, exhausted)
         if isinstance(choice, NoVictim):
@@ -156,6 +152,8 @@ class Guard:
         if not self._still_short(shortage, sample):
             return
         outcome = await self._kill(choice.victim.process.identity)
+        if outcome is None:
+            return  # It ended by itself: that may have been enough.
         exited = self._clock()
         after = await self._measure()
         self._remember(choice, shortage, outcome)
@@ -190,7 +188,8 @@ class Guard:
             return sample.memory_bytes + grown > shortage.limit_bytes
         return shortage_in(now, self._limits) is not None
 
-    async def _kill(self, identity: ProcessIdentity) -> KillOutcome:
+    async def _kill(self, identity: ProcessIdentity) -> KillOutcome | None:
+        """Prove, kill, and see it exit; None if there was nobody to kill any more."""
         try:
             with self._prove(identity) as victim:
                 victim.kill()
@@ -199,7 +198,7 @@ class Guard:
                 exited = await _readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
                 await releasing
         except ProcessGoneError:
-            return KillOutcome.GONE_BEFORE
+            return None
         except NotPermittedError:
             return KillOutcome.NOT_PERMITTED
         except RefusedError:
@@ -208,7 +207,7 @@ class Guard:
 
     def _remember(self, choice: Choice, shortage: Shortage, outcome: KillOutcome) -> None:
         if outcome in {KillOutcome.STILL_THERE, KillOutcome.NOT_PERMITTED, KillOutcome.REFUSED}:
-            self._survivors.add(choice.victim.process.pid)
+            self._survivors.add(choice.victim.process.identity)
         held_bytes = memory_pages(choice.victim.process) * PAGE_BYTES
         if choice.for_parent is not None and held_bytes < shortage.needed_bytes:
             self._futile[choice.for_parent.process.identity] += 1

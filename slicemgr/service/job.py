@@ -48,7 +48,7 @@ async def run_job(
         limits,
         scale,
         report=report,
-        command_lines=CommandLines(handle.source.snapshot, procfs.command_line),
+        command_lines=CommandLines(handle.source.members),
     )
     command = Command(spec.command)
     _go_before(command.pid)

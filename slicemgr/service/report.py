@@ -16,7 +16,6 @@ class KillOutcome(enum.Enum):
 
     EXITED = "exited"
     STILL_THERE = "still there after its time-out"
-    GONE_BEFORE = "ended by itself before the kill"
     NOT_PERMITTED = "not permitted"
     REFUSED = "protected itself before the kill"
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from slicemgr.kernel import procfs
 from tests.cli.slicemgr_command import SLICEMGR
 
 RUN = shlex.join([*SLICEMGR, "run", "--"])
@@ -23,7 +24,10 @@ CTRL_C, CTRL_D, CTRL_Z = "\x03", "\x04", "\x1a"
 
 
 class Terminal:
-    """A terminal with an interactive bash in it, and somebody who types."""
+    """A terminal with an interactive bash in it, and somebody who types.
+
+    The commands `exec` what they wait in: dash vforks, and who is stopped between vfork and exec stops nobody else.
+    """
 
     def __init__(self) -> None:
         self._master, slave = pty.openpty()
@@ -35,12 +39,12 @@ class Terminal:
             env={**os.environ, "PS1": "ready> ", "TERM": "dumb", "HISTFILE": ""},
         )
         os.close(slave)
-        self._screen = ""
+        self.screen = ""
         self.expect(PROMPT)
 
     def type(self, keys: str) -> None:
         """What a person types; nothing that stood on the screen before counts any more."""
-        self._screen = ""
+        self.screen = ""
         os.write(self._master, keys.encode())
 
     def enter(self, line: str) -> None:
@@ -49,10 +53,10 @@ class Terminal:
 
     def expect(self, pattern: str) -> re.Match[str]:
         """Read until the screen shows it."""
-        while not (found := re.search(pattern, self._screen, re.MULTILINE)):
+        while not (found := re.search(pattern, self.screen, re.MULTILINE)):
             readable, _, _ = select.select([self._master], [], [], 30)
-            assert readable, f"{pattern!r} never came: {self._screen!r}"
-            self._screen += os.read(self._master, 4096).decode(errors="replace").replace("\r", "")
+            assert readable, f"{pattern!r} never came: {self.screen!r}"
+            self.screen += os.read(self._master, 4096).decode(errors="replace").replace("\r", "")
         return found
 
     def resize(self, rows: int, columns: int) -> None:
@@ -78,7 +82,7 @@ def terminal() -> Iterator[Terminal]:
 
 def test_control_c_ends_the_command(terminal: Terminal) -> None:
     """By SIGINT, and the shell sees 130."""
-    terminal.enter(f"{RUN} sh -c 'echo u''p; cat'")
+    terminal.enter(f"{RUN} sh -c 'echo u''p; exec cat'")
     terminal.expect("^up")
     terminal.type(CTRL_C)
     terminal.expect("slicemgr: 'sh' ended by SIGINT")
@@ -89,7 +93,7 @@ def test_control_c_ends_the_command(terminal: Terminal) -> None:
 
 def test_control_z_and_fg(terminal: Terminal) -> None:
     """Stopped as a job of the shell, continued with the keyboard."""
-    terminal.enter(f"{RUN} sh -c 'echo u''p; cat'")
+    terminal.enter(f"{RUN} sh -c 'echo u''p; exec cat'")
     terminal.expect("^up")
     terminal.type(CTRL_Z)
     terminal.expect(r"^\[1\]\+ +Stopped +.*slicemgr run")
@@ -105,7 +109,7 @@ def test_control_z_and_fg(terminal: Terminal) -> None:
 
 def test_in_the_background_it_may_not_read(terminal: Terminal) -> None:
     """`bg` lets it run; when it wants the keyboard it is stopped by SIGTTIN, and slicemgr with it."""
-    terminal.enter(f"{RUN} sh -c 'echo u''p; cat; echo do''ne'")
+    terminal.enter(f"{RUN} sh -c 'echo u''p; read line; echo do''ne'")
     terminal.expect("^up")
     terminal.type(CTRL_Z)
     terminal.expect(PROMPT)
@@ -136,14 +140,19 @@ def test_the_reader_of_a_pipeline_keeps_the_keyboard(terminal: Terminal) -> None
     terminal.expect(PROMPT)
 
 
-def test_control_c_ends_the_script_around_it(terminal: Terminal) -> None:
-    """The script's shell hears ^C as well, and goes no further."""
-    terminal.enter(f"sh -c \"{RUN} sh -c 'echo u''p; cat'; echo went o''n\"; echo bac''k")
+@pytest.mark.parametrize("reads", [False, True], ids=["does not read", "reads"])
+def test_control_c_ends_the_script_around_it(terminal: Terminal, reads: bool) -> None:
+    """The script's shell hears ^C as well, and goes no further: also when the command has the terminal by now."""
+    command = "exec cat" if reads else "exec sleep 1000"
+    terminal.enter(f"sh -c \"{RUN} sh -c 'echo u''p; {command}'; echo went o''n\"")
     terminal.expect("^up")
+    if reads:
+        terminal.enter("typed")
+        terminal.expect("^typed\ntyped")
     terminal.type(CTRL_C)
     terminal.expect("slicemgr: 'sh' ended by SIGINT")
     terminal.expect(PROMPT)
-    assert not re.search("^went on", terminal._screen, re.MULTILINE)
+    assert not re.search("^went on", terminal.screen, re.MULTILINE)
 
 
 def test_a_command_in_a_script_reads_the_keyboard(terminal: Terminal) -> None:
@@ -182,11 +191,9 @@ def test_a_stopped_child_that_is_not_the_command_is_nobodys_business(terminal: T
     """SIGSTOP is somebody's own decision: slicemgr goes on watching, and the command goes on after SIGCONT."""
     terminal.enter(f"{RUN} sh -c 'echo pid=$$; kill -STOP $$; echo went o''n'")
     pid = int(terminal.expect(r"^pid=(\d+)")[1])
+    while procfs.read_stat(pid).state != "T":
+        os.sched_yield()
     os.kill(pid, signal.SIGCONT)
-    while not re.search("^went on", terminal._screen, re.MULTILINE):
-        os.kill(pid, signal.SIGCONT)  # It may not have stopped yet when the first one came.
-        readable, _, _ = select.select([terminal._master], [], [], 0.05)
-        if readable:
-            terminal._screen += os.read(terminal._master, 4096).decode().replace("\r", "")
+    terminal.expect("^went on")
     terminal.expect("slicemgr: 'sh' exited with 0")
     terminal.expect(PROMPT)

@@ -112,7 +112,7 @@ async def watch(machine: Machine, limits: MemoryLimits = LIMITS) -> Guard:
         limits,
         BadnessScale(total_pages=100_000),
         report=machine.told.append,
-        command_lines=CommandLines(lambda: ProcessTable([]), lambda _: ()),
+        command_lines=CommandLines(lambda: ()),
         prove=machine.prove,
         pause=machine.pause,
         clock=lambda: 7.0,
@@ -197,14 +197,15 @@ async def test_a_warning_once_an_episode() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("refusal", "outcome", "again"),
+    ("refusal", "told"),
     [
-        (ProcessGoneError(11), KillOutcome.GONE_BEFORE, 11),
-        (NotPermittedError(11, "signal"), KillOutcome.NOT_PERMITTED, 10),
-        (RefusedError("protected"), KillOutcome.REFUSED, 10),
+        (NotPermittedError(11, "signal"), [(11, KillOutcome.NOT_PERMITTED), (10, KillOutcome.EXITED)]),
+        (RefusedError("protected"), [(11, KillOutcome.REFUSED), (10, KillOutcome.EXITED)]),
+        # Who has ended by itself is no news, and no reason to spare its like.
+        (ProcessGoneError(11), [(11, KillOutcome.EXITED)]),
     ],
 )
-async def test_a_victim_that_cant_be_killed(refusal: Exception, outcome: KillOutcome, again: int) -> None:
+async def test_a_victim_that_cant_be_killed(refusal: Exception, told: list[tuple[int, KillOutcome]]) -> None:
     """Said with its reason; who can't be killed is not tried for ever, the next one has its turn."""
     machine = Machine([(1200, 1200), (1, 1)], [process(10, 50), process(11, 70)], refusal=refusal)
     attempts = iter(range(2))
@@ -219,8 +220,9 @@ async def test_a_victim_that_cant_be_killed(refusal: Exception, outcome: KillOut
 
     machine.prove = first_refuses  # type: ignore[method-assign]
     await watch(machine)
-    assert kills(machine) == [(11, outcome), (again, KillOutcome.EXITED)]
-    assert not next(each for each in machine.told if isinstance(each, KillReport)).killed
+    assert kills(machine) == told
+    killed = [each.killed for each in machine.told if isinstance(each, KillReport)]
+    assert killed == [outcome is KillOutcome.EXITED for _, outcome in told]
 
 
 @pytest.mark.asyncio

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicemgr.model.process import ProcessSample
+from slicemgr.model.process import ProcessIdentity, ProcessSample
 from slicemgr.policy.badness import BadnessScale, Unkillable, badness, kernel_oom_score, memory_pages, why_unkillable
 from tests.unit.samples import SLICE, process
 
@@ -62,13 +62,14 @@ def test_an_inherited_adjustment_is_neutral(inherited: int, own: int, counted: i
         (process(10, has_memory=False), Unkillable.NO_MEMORY),
         (process(10, 10, shares_memory_with_parent=True), Unkillable.SHARES_MEMORY),
         (process(30, 10), Unkillable.SURVIVED),
+        (process(30, 10, start=1), None),  # who has its pid now did nothing
         (process(10, 10, oom_score_adj=-999), None),
         (process(10, 0), None),
     ],
 )
 def test_who_is_never_taken(sample: ProcessSample, reason: Unkillable | None) -> None:
     """Each reason by itself."""
-    scale = BadnessScale(100_000, ourselves=frozenset({20}), survivors=frozenset({30}))
+    scale = BadnessScale(100_000, ourselves=frozenset({20}), survivors=frozenset({ProcessIdentity(30, 0)}))
     assert why_unkillable(sample, scale) is reason
 
 
