@@ -31,10 +31,12 @@ def disagreements(pids: Iterable[int]) -> tuple[list[str], int]:
     for pid in pids:
         try:
             before = int(procfs.read_process_file(pid, "oom_score"))
-            process = procfs.sample_process(pid)
+            # With its parent: a vforked child, in the parent's memory, is unkillable to the kernel as well.
+            table = procfs.snapshot([pid, procfs.read_stat(pid).ppid])
+            process = next(each for each in table if each.pid == pid)
             if before != int(procfs.read_process_file(pid, "oom_score")):
                 continue
-        except ProcessGoneError:
+        except (ProcessGoneError, StopIteration):
             continue
         compared += 1
         points = badness(process, scale) if why_unkillable(process, scale) is None else None

@@ -302,7 +302,7 @@ class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
     def test_the_whole_group_ends(self, job: Jobs, number: signal.Signals) -> None:
         """The command and its children, each by that signal; slicemgr dies by it as well."""
-        build = job("--", "sh", "-c", "exec 3<&0; cat <&3 & echo ready; cat")
+        build = job("--", "sh", "-c", "exec 3<&0; cat <&3 & echo ready; exec cat")
         group = os.getpgid(members_of(build)["sh"])
         build.process.send_signal(number)
         build.process.wait(timeout=60)  # Before its input ends, which would end it as well.
