@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,7 +16,13 @@ _DESCRIPTION = """\
 Run builds in a memory limit of their own. When one runs out, slicemgr ends one process of that build, the
 one with the highest badness, and tells you which and why. Nothing outside the build is touched."""
 
-_VERBS = {"run": "run a command under memory limits"}
+_VERBS = ("run",)
+
+_EPILOG = """\
+verbs:
+  run         run a command under memory limits
+
+'slicemgr VERB --help' tells more."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -28,19 +35,21 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point `slicemgr`; returns the exit status."""
+    # Until the command runs, ^C ends us without a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _open_standard_streams()
     parser = OneLineParser(
         prog="slicemgr",
+        usage="slicemgr [--help] [--version] VERB ...",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="'slicemgr VERB --help' tells more.",
+        epilog=_EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"slicemgr {__version__}")
-    verbs = "\n".join(f"  {verb:<8}{summary}" for verb, summary in _VERBS.items())
-    parser.add_argument("verb", metavar="VERB", choices=_VERBS, help=f"one of: {', '.join(_VERBS)}")
-    parser.add_argument("rest", metavar="...", nargs=argparse.REMAINDER, help="the verb's own arguments")
-    parser.epilog = f"verbs:\n{verbs}\n\n{parser.epilog}"
-    _open_standard_streams()
+    parser.add_argument("verb", choices=_VERBS, metavar="VERB", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         parser.error("no verb given")
@@ -61,4 +70,4 @@ def _open_standard_streams() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, mode), True)  # The lowest free number: this one.
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", errors="backslashreplace", closefd=False)

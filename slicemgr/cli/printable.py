@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names for people: a process names itself, so its name must not be able to draw on the terminal."""
+"""Names and lines for people: a process names itself, so its name must not be able to draw on the terminal."""
 
+import contextlib
 import shlex
+import sys
 from collections.abc import Sequence
 
 _LONGEST = 100
@@ -11,6 +13,21 @@ _LONGEST = 100
 def printable(name: str) -> str:
     r"""The name with everything that is not plainly visible escaped: `foo\n`, `\x1b[2J`, `\xff`."""
     return "".join(_visible(character) for character in name)
+
+
+def encodable(text: str) -> str:
+    r"""The text as it is, but for bytes that are no UTF-8 (`\xff`): for JSON, which can carry all the rest."""
+    return "".join(f"\\x{ord(each) - 0xDC00:02x}" if _is_stray_byte(each) else each for each in text)
+
+
+def say(line: str, *, prog: str = "slicemgr") -> None:
+    """One line of ours on stderr, in one write so that it stays whole among the command's.
+
+    A stderr that is full or gone is no reason to stop: there is nobody to tell.
+    """
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{prog}: {line}\n")
+        sys.stderr.flush()
 
 
 def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
@@ -36,6 +53,11 @@ def _joined(arguments: Sequence[str]) -> str:
 def _visible(character: str) -> str:
     if character.isprintable() and character != "\\":
         return character
-    if "\udc80" <= character <= "\udcff":  # a byte that is no UTF-8 (os.fsdecode)
+    if _is_stray_byte(character):
         return f"\\x{ord(character) - 0xDC00:02x}"
     return "\\\\" if character == "\\" else character.encode("unicode_escape").decode("ascii")
+
+
+def _is_stray_byte(character: str) -> bool:
+    """A byte that is no UTF-8, as os.fsdecode carries it."""
+    return "\udc80" <= character <= "\udcff"

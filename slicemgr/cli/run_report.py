@@ -3,14 +3,16 @@
 
 import json
 import os
-import sys
+import signal
+import stat
 import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from slicemgr import __version__
-from slicemgr.cli.printable import printable, printable_command
+from slicemgr.cli.printable import encodable, printable, printable_command, say
+from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.cgroup import MemoryLimits
 from slicemgr.model.decision import Resource
 from slicemgr.model.process import ProcessSample
@@ -24,6 +26,7 @@ from slicemgr.service.report import (
     KillReport,
     NoVictimReport,
     Report,
+    SignalRefusedReport,
 )
 
 SCHEMA: Final = "slicemgr.run/1"
@@ -46,7 +49,7 @@ class RunReport:
     def tell(self, report: Report) -> None:
         """One line on stderr; runs in the delivery thread."""
         self._events.append(report)
-        _print(_line(report))
+        say(_line(report))
 
     def end(self, job: JobReport) -> None:
         """The summary line, and one more if somebody was left behind."""
@@ -55,14 +58,16 @@ class RunReport:
         )
         # A command of a few milliseconds ends before it is looked at.
         peak = "too short to measure" if job.peak_bytes == 0 else f"peak {self._beside_limit(job.peak_bytes)}"
-        _print(
+        say(
             f"'{printable(self._spec.name)}' {ended} after {format_duration(job.elapsed_seconds)}; "
             f"{peak}; {self._kills_in_words()}"
         )
+        if any(isinstance(event, GuardFailedReport) for event in self._events):
+            say("nobody watched it to its end: the peak is what was seen until then")
         if job.left_running:
             who = ", ".join(_who(process) for process in job.left_running[:5])
             more = "" if len(job.left_running) <= 5 else f" and {len(job.left_running) - 5} more"
-            _print(f"still running, and no longer guarded: {who}{more}")
+            say(f"still running, and no longer guarded: {who}{more}")
 
     def as_data(self, job: JobReport) -> Data:
         """The whole story for --json."""
@@ -70,10 +75,10 @@ class RunReport:
         return {
             "schema": SCHEMA,
             "slicemgr": __version__,
-            "name": printable(self._spec.name),
+            "name": encodable(self._spec.name),
             "slice": self._spec.slice_name,
             "backend": job.backend,
-            "command": [printable(argument) for argument in self._spec.command],
+            "command": [encodable(argument) for argument in self._spec.command],
             "limits": {
                 "memory_high": self._limits.high,
                 "memory_max": self._limits.max,
@@ -108,13 +113,14 @@ class RunReport:
         if not killed:
             return "nothing killed"
         names = ", ".join(f"'{name}'" if count == 1 else f"{count} '{name}'" for name, count in killed.most_common())
-        return f"killed {names}"
+        return f"killed {names}; to keep all, try fewer steps at once or a higher limit"
 
     def _kill_as_data(self, kill: KillReport) -> Data:
         return {
             **_process_as_data(kill.victim),
-            "command_line": [printable(argument) for argument in kill.command_line],
+            "command_line": [encodable(argument) for argument in kill.command_line],
             "held_bytes": kill.held_bytes,
+            "rss_bytes": kill.victim.rss_pages * PAGE_BYTES,
             "points": kill.points,
             "for_parent": None if kill.for_parent is None else _process_as_data(kill.for_parent),
             "reason": kill.shortage.resource.value,
@@ -132,16 +138,25 @@ class ReportFile:
     """The file of --json: proven to be writable before anything starts, left as it was until there is a report."""
 
     def __init__(self, path: str) -> None:
-        """Raises OSError."""
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        """Raises OSError; for a pipe that nobody reads as well (ENXIO)."""
+        self._path = path
+        self._is_new = not os.path.lexists(path)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        os.set_blocking(self._descriptor, True)
 
     def write(self, data: Data) -> None:
         """Put the report in place of what the file had. Raises OSError."""
         text = (json.dumps(data, indent=2) + "\n").encode()
         with open(self._descriptor, "wb") as file:
             file.write(text)
-            if file.seekable():  # A pipe has nothing that would be left over.
+            if stat.S_ISREG(os.fstat(self._descriptor).st_mode):  # Nothing else has anything left over.
                 file.truncate()
+
+    def forget(self) -> None:
+        """There will be no report: leave no empty file behind."""
+        os.close(self._descriptor)
+        if self._is_new:
+            os.unlink(self._path)
 
 
 def _line(report: Report) -> str:
@@ -160,6 +175,11 @@ def _line(report: Report) -> str:
                 f"the job holds {_above(report.shortage.usage_bytes, report.shortage.limit_bytes, option)}, "
                 "and nothing in it can be killed" + (f": {spared}" if spared else "")
             )
+        case SignalRefusedReport():
+            return (
+                f"can't pass {_signal_name(report.number)} on: the command is another user's by now; "
+                f"try sudo kill with its own pid"
+            )
         case GuardFailedReport():
             return f"the guard failed ({printable(report.error)}): the command goes on unguarded; please report this"
 
@@ -175,9 +195,11 @@ def _kill_line(kill: KillReport) -> str:
     killed = "killed" if kill.outcome is KillOutcome.EXITED else "sent SIGKILL in vain to"
     if kill.was_alone:
         after = f"it was the whole job: try {option} {format_size(_enough_for(shortage.usage_bytes))} or more"
-    else:
+    elif kill.runners_up:
         nearest, held = kill.runners_up[0]
-        after = f"next would be {_who(nearest)} with {format_size(held)}"
+        after = f"if that is not enough, next is {_who(nearest)} with {format_size(held)}"
+    else:
+        after = "nothing else in it can be killed"
     doing = f"; it ran: {printable_command(kill.command_line)}" if kill.command_line else ""
     return f"{killed} {who}: {why}; {after}{doing}"
 
@@ -199,22 +221,11 @@ def _who(process: ProcessSample) -> str:
 
 
 def _process_as_data(process: ProcessSample) -> Data:
-    return {"pid": process.pid, "start_ticks": process.identity.start_ticks, "comm": printable(process.name)}
+    return {"pid": process.pid, "start_ticks": process.identity.start_ticks, "comm": encodable(process.name)}
 
 
 def _signal_name(number: int) -> str:
-    import signal
-
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number >= signal.SIGRTMIN else f"signal {number}"
-
-
-def _print(line: str) -> None:
-    """One write for one line, so that it does not mix with the command's; a closed stderr is no reason to stop."""
-    try:
-        sys.stderr.write(f"slicemgr: {line}\n")
-        sys.stderr.flush()
-    except OSError:
-        return
+        return f"signal {number}"

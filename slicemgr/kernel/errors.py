@@ -23,7 +23,7 @@ class FormatError(KernelError):
 
 
 class NotPermittedError(KernelError):
-    """The process exists and is not ours to touch."""
+    """The process exists and is not ours to touch; with hidepid=1, not even ours to look at."""
 
     def __init__(self, pid: int, operation: str) -> None:
         super().__init__(f"not permitted to {operation} process {pid}")

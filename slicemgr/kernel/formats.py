@@ -21,6 +21,7 @@ class ProcStat:
     state: str
     ppid: int
     pgrp: int
+    session: int
     flags: int
     num_threads: int
     starttime: int
@@ -44,6 +45,8 @@ class ProcMemory:
     """What a process holds, in bytes."""
 
     rss: int = 0
+    file: int = 0
+    """The part of `rss` that is mapped files, which the kernel can drop."""
     unreclaimable: int = 0
     """Anonymous and shared memory and page tables."""
     shmem: int = 0
@@ -68,6 +71,7 @@ def parse_stat(text: bytes) -> ProcStat:
             state=fields[0].decode("ascii"),
             ppid=int(fields[1]),
             pgrp=int(fields[2]),
+            session=int(fields[3]),
             flags=int(fields[6]),
             num_threads=int(fields[17]),
             starttime=int(fields[19]),
@@ -97,6 +101,7 @@ def parse_status_memory(text: bytes) -> ProcMemory:
     shmem = fields.get(b"RssShmem", 0)
     return ProcMemory(
         rss=rss,
+        file=fields.get(b"RssFile", 0),
         # Before 4.5 there is only RSS, which is the bound that we had already.
         unreclaimable=fields.get(b"RssAnon", rss) + shmem + page_tables,
         shmem=shmem,

@@ -13,10 +13,7 @@ from typing import Self
 
 from slicemgr.kernel import procfs, syscalls
 from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
-from slicemgr.model.process import ProcessIdentity
-
-_NEVER_BELOW = -1000
-"""OOM_SCORE_ADJ_MIN: looked up once more at the last moment, a process may have protected itself meanwhile."""
+from slicemgr.model.process import OOM_SCORE_ADJ_MIN, ProcessIdentity
 
 
 class RefusedError(Exception):
@@ -27,13 +24,15 @@ class ProvenProcess:
     """A process whose identity has been proven, held by its pidfd. A context manager: it closes the pidfd."""
 
     def __init__(self, identity: ProcessIdentity) -> None:
-        """Prove it. Raises ProcessGoneError, RefusedError."""
+        """Prove it. Raises ProcessGoneError, RefusedError, NotPermittedError."""
         if identity.pid <= 1 or identity.pid == os.getpid():
             raise RefusedError(f"process {identity.pid} is never killed")
         try:
             self._pidfd = os.pidfd_open(identity.pid)
         except ProcessLookupError as error:
             raise ProcessGoneError(identity.pid) from error
+        except OSError as error:  # EPERM or ENOSYS of a sandbox; EMFILE.
+            raise NotPermittedError(identity.pid, "open a pidfd of") from error
         self.identity = identity
         try:
             self._prove()
@@ -45,8 +44,9 @@ class ProvenProcess:
         pid = self.identity.pid
         if procfs.identity_of(pid) != self.identity:
             raise ProcessGoneError(pid)
-        if procfs.read_oom_score_adj(pid) <= _NEVER_BELOW:
-            raise RefusedError(f"process {pid} is protected by oom_score_adj {_NEVER_BELOW}")
+        # Once more at the last moment: it may have protected itself since the snapshot.
+        if procfs.read_oom_score_adj(pid) <= OOM_SCORE_ADJ_MIN:
+            raise RefusedError(f"process {pid} is protected by oom_score_adj {OOM_SCORE_ADJ_MIN}")
         self._signal(0)
 
     def _signal(self, number: int) -> None:

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.kernel import formats, syscalls
-from slicemgr.kernel.errors import ProcessGoneError
+from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 # ENOENT: no such pid. ESRCH: it ended between open and read.
 _GONE: Final = (FileNotFoundError, ProcessLookupError)
+
+UNSEEN: Final = (ProcessGoneError, NotPermittedError)
+"""Why a process can be missing from a sum or a list: it has ended, or it is hidden from us."""
 
 _LONGEST_READ: Final = 1 << 16
 """Bytes. status is 1.5 kB, smaps_rollup 0.7 kB; `children` of a thread that has forked thousands is the longest."""
@@ -30,23 +33,24 @@ class MachineMemory:
 
     total: int
     available: int
-    swap_total: int
 
 
 def machine_memory() -> MachineMemory:
-    """MemTotal, MemAvailable and SwapTotal."""
+    """MemTotal and MemAvailable. Raises OSError where there is no /proc/meminfo."""
     import psutil
 
     memory = psutil.virtual_memory()
-    return MachineMemory(total=memory.total, available=memory.available, swap_total=psutil.swap_memory().total)
+    return MachineMemory(total=memory.total, available=memory.available)
 
 
 def read_process_file(pid: int, name: str) -> bytes:
-    """A file of /proc/PID, whole. Raises ProcessGoneError, PermissionError."""
+    """A file of /proc/PID, whole. Raises ProcessGoneError, NotPermittedError."""
     try:
         descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except _GONE as error:
         raise ProcessGoneError(pid) from error
+    except PermissionError as error:
+        raise NotPermittedError(pid, "read") from error
     try:
         text = os.read(descriptor, _LONGEST_READ)
         # A short read is the end of a /proc file only if nothing follows: `children` comes in pieces.
@@ -55,12 +59,14 @@ def read_process_file(pid: int, name: str) -> bytes:
         return text
     except _GONE as error:
         raise ProcessGoneError(pid) from error
+    except PermissionError as error:
+        raise NotPermittedError(pid, "read") from error
     finally:
         os.close(descriptor)
 
 
 def read_stat(pid: int) -> formats.ProcStat:
-    """/proc/PID/stat. Raises ProcessGoneError, FormatError."""
+    """/proc/PID/stat. Raises ProcessGoneError, NotPermittedError, FormatError."""
     return formats.parse_stat(read_process_file(pid, "stat"))
 
 
@@ -75,11 +81,13 @@ def read_oom_score_adj(pid: int) -> int:
 
 
 def thread_ids(pid: int) -> list[int]:
-    """The threads of a process, the leader among them. Raises ProcessGoneError."""
+    """The threads of a process, the leader among them. Raises ProcessGoneError, NotPermittedError."""
     try:
         return [int(tid) for tid in os.listdir(f"/proc/{pid}/task")]
     except _GONE as error:
         raise ProcessGoneError(pid) from error
+    except PermissionError as error:
+        raise NotPermittedError(pid, "list the threads of") from error
 
 
 def has_children_files() -> bool:
@@ -88,15 +96,15 @@ def has_children_files() -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """The child processes of all threads of a process; none if it is gone."""
+    """The child processes of all threads of a process; none if it is gone or hidden."""
     children: list[int] = []
     try:
         for tid in thread_ids(pid):
             try:
                 children += formats.parse_children(read_process_file(pid, f"task/{tid}/children"))
-            except ProcessGoneError:
+            except UNSEEN:
                 continue
-    except ProcessGoneError:
+    except UNSEEN:
         pass
     return children
 
@@ -137,7 +145,7 @@ def ancestors_of(pid: int) -> frozenset[int]:
         chain.add(pid)
         try:
             pid = read_stat(pid).ppid
-        except ProcessGoneError:
+        except UNSEEN:
             break
     return frozenset(chain)
 
@@ -149,7 +157,7 @@ def processes() -> dict[int, formats.ProcStat]:
         if name.isdigit():
             try:
                 found[int(name)] = read_stat(int(name))
-            except ProcessGoneError:
+            except UNSEEN:
                 continue
     return found
 
@@ -174,6 +182,7 @@ def sample_process(pid: int) -> ProcessSample:
         ppid=stat.ppid,
         name=os.fsdecode(stat.comm),
         rss_pages=memory.rss // PAGE_BYTES,
+        file_pages=memory.file // PAGE_BYTES,
         swap_pages=memory.swap // PAGE_BYTES,
         page_table_pages=memory.page_tables // PAGE_BYTES,
         oom_score_adj=read_oom_score_adj(pid),
@@ -183,7 +192,7 @@ def sample_process(pid: int) -> ProcessSample:
 
 
 def snapshot(pids: Iterable[int]) -> ProcessTable:
-    """These processes, those that have ended meanwhile left out; address spaces compared with kcmp(2).
+    """These processes, those that have ended meanwhile or are hidden left out; address spaces compared with kcmp(2).
 
     Only kcmp tells a vforked child from a twin of its parent: all its numbers are the parent's own.
     """
@@ -191,7 +200,7 @@ def snapshot(pids: Iterable[int]) -> ProcessTable:
     for pid in pids:
         try:
             found[pid] = sample_process(pid)
-        except ProcessGoneError:
+        except UNSEEN:
             continue
     return ProcessTable(_with_sharing(process, found) for process in found.values())
 

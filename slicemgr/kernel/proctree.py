@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from slicemgr.kernel import formats, procfs, syscalls
-from slicemgr.kernel.errors import ProcessGoneError
 from slicemgr.model.cgroup import CgroupSample, Measure
 from slicemgr.model.process import ProcessIdentity, ProcessTable
 
@@ -27,13 +26,23 @@ nothing new is there, three times at most, because a fork bomb always has someth
 
 
 class ProcessTree:
-    """All descendants of one process; left out are the process itself, and the outsiders with what is below them."""
+    """All descendants of one process, itself left out; `among_strangers`, only what comes of who has been placed.
 
-    def __init__(self, root_pid: int, outsiders: frozenset[ProcessIdentity] = frozenset()) -> None:
+    A shell that execs slicemgr leaves it its own background jobs as children. When one of those ends, its children
+    are adopted by us and look like orphans of the job. So among strangers an orphan counts only if it was seen in the
+    job before: one that forked away between two looks is missed, and nobody is taken who may be another's.
+    """
+
+    def __init__(self, root_pid: int, *, among_strangers: bool = False) -> None:
         self._root_pid = root_pid
         # CONFIG_PROC_CHILDREN is there on every distribution we know of, and still a matter of configuration.
         self._has_children_files = procfs.has_children_files()
-        self._outsiders = outsiders
+        self._among_strangers = among_strangers
+        self._seen: set[ProcessIdentity] = set()
+
+    def place(self, pid: int) -> None:
+        """This child is the job: it and all that it starts. Raises ProcessGoneError."""
+        self._seen.add(procfs.identity_of(pid))
 
     def members(self) -> set[int]:
         """The pids of all descendants, zombies among them."""
@@ -45,26 +54,23 @@ class ProcessTree:
         else:
             children = _children_by_scan()
             self._descend(found, lambda pid: children.get(pid, []))
+        if self._among_strangers:
+            self._seen = {identity for pid in found if (identity := _if_seen(procfs.identity_of, pid)) is not None}
         return found
 
     def _descend(self, found: set[int], children_of: Callable[[int], list[int]]) -> bool:
         """Add every descendant that is not in `found` yet; False if there was none."""
         known = len(found)
-        waiting = children_of(self._root_pid)
+        waiting = [pid for pid in children_of(self._root_pid) if self._is_ours(pid)]
         while waiting:
             pid = waiting.pop()
-            if pid not in found and not self._is_outsider(pid):
+            if pid not in found:
                 found.add(pid)
                 waiting += children_of(pid)
         return len(found) > known
 
-    def _is_outsider(self, pid: int) -> bool:
-        if not any(outsider.pid == pid for outsider in self._outsiders):
-            return False  # As good as always: a file less to read for each process.
-        try:
-            return procfs.identity_of(pid) in self._outsiders
-        except ProcessGoneError:
-            return True
+    def _is_ours(self, pid: int) -> bool:
+        return not self._among_strangers or _if_seen(procfs.identity_of, pid) in self._seen
 
     def read(self, measure: Measure) -> CgroupSample:
         """What the tree holds now, by this measure."""
@@ -95,12 +101,12 @@ def _children_by_scan() -> dict[int, list[int]]:
 
 
 def _resident(pids: Iterable[int]) -> list[formats.ProcMemory]:
-    sizes = [size for pid in pids if (size := _unless_gone(procfs.read_resident, pid)) is not None]
+    sizes = [size for pid in pids if (size := _if_seen(procfs.read_resident, pid)) is not None]
     return [formats.ProcMemory(rss=size, unreclaimable=size) for size in sizes]
 
 
 def _unreclaimable(pids: Iterable[int]) -> list[formats.ProcMemory]:
-    return [memory for pid in pids if (memory := _unless_gone(procfs.read_status_memory, pid)) is not None]
+    return [memory for pid in pids if (memory := _if_seen(procfs.read_status_memory, pid)) is not None]
 
 
 def _proportional(pids: Iterable[int]) -> list[formats.ProcMemory]:
@@ -110,11 +116,11 @@ def _proportional(pids: Iterable[int]) -> list[formats.ProcMemory]:
     the same after a fork, so only processes with one beginning can have anonymous pages in common; where it is
     hidden (another user's process) or not random (setarch -R) all are taken for kin, which costs, and is right.
     """
-    statuses = {pid: memory for pid in pids if (memory := _unless_gone(procfs.read_status_memory, pid)) is not None}
+    statuses = {pid: memory for pid in pids if (memory := _if_seen(procfs.read_status_memory, pid)) is not None}
     families: dict[int, list[int]] = {}
     parents: dict[int, int] = {}
     for pid in statuses:
-        if (stat := _unless_gone(procfs.read_stat, pid)) is not None:
+        if (stat := _if_seen(procfs.read_stat, pid)) is not None:
             families.setdefault(stat.startstack, []).append(pid)
             parents[pid] = stat.ppid
     kin = {pid for family in families.values() if len(family) > 1 for pid in family}
@@ -129,16 +135,16 @@ def _proportional(pids: Iterable[int]) -> list[formats.ProcMemory]:
 def _shared_once(pid: int, status: formats.ProcMemory) -> formats.ProcMemory:
     try:
         rollup = formats.parse_smaps_rollup(procfs.read_process_file(pid, "smaps_rollup"))
-    except (PermissionError, ProcessGoneError):
+    except procfs.UNSEEN:
         # A setuid program of the build (sudo make install): its status is open to all, its maps are not.
         return status
     return dataclasses.replace(status, unreclaimable=rollup.unreclaimable + status.page_tables, swap=rollup.swap)
 
 
-def _unless_gone(read: Callable[[int], _Read], pid: int) -> _Read | None:
+def _if_seen(read: Callable[[int], _Read], pid: int) -> _Read | None:
     try:
         return read(pid)
-    except ProcessGoneError:
+    except procfs.UNSEEN:
         return None
 
 

@@ -18,6 +18,10 @@ from typing import NoReturn
 _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
+class ForkError(OSError):
+    """No process could be made for the command."""
+
+
 class CommandError(OSError):
     """The command could not be executed; errno tells why (ENOENT: not found)."""
 
@@ -26,13 +30,13 @@ class HeldCommand:
     """A forked child, leader of a process group of its own, that waits for `let_go` before its exec."""
 
     def __init__(self, command: Sequence[str], caught_signals: Iterable[int]) -> None:
-        """Fork. `caught_signals` get their default action back in the child. Raises OSError."""
+        """Fork. `caught_signals` get their default action back in the child. Raises ForkError."""
         gate_read, self._gate = os.pipe()
         self._failure, failure_write = os.pipe()
         # No signal may reach a handler of ours in the child: it would write into the parent's wake-up pipe.
         blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self.pid = os.fork()
+            self.pid = _fork()
             if self.pid == 0:
                 os.close(self._gate)
                 os.close(self._failure)
@@ -52,6 +56,13 @@ class HeldCommand:
         os.close(self._failure)
         if number:
             raise CommandError(int(number), os.strerror(int(number)))
+
+
+def _fork() -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        raise ForkError(error.errno, error.strerror) from error
 
 
 def _become(command: Sequence[str], gate: int, failure: int, reset: Iterable[int], mask: Iterable[int]) -> NoReturn:

@@ -18,7 +18,10 @@ class MemoryLimits:
 
 
 class Measure(enum.Enum):
-    """How a group's memory was measured; each is an upper bound of the next, and costs more to read."""
+    """How a group's memory was measured; each is an upper bound of the next, and costs more to read.
+
+    RESIDENT is one but for page tables, which it lacks: see policy/sampling.py, NEAR_THE_LIMIT.
+    """
 
     RESIDENT = "resident"
     """Sum of RSS: counts shared pages once a process, and file pages that the kernel can drop."""

@@ -3,6 +3,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
+
+OOM_SCORE_ADJ_MIN: Final = -1000
+"""include/uapi/linux/oom.h: this process is never to be taken."""
+OOM_SCORE_ADJ_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,6 +30,8 @@ class ProcessSample:
     """The comm: 15 bytes that the process chose itself, so hostile; undecodable bytes as surrogates."""
     rss_pages: int = 0
     """Resident: anonymous, file and shared memory."""
+    file_pages: int = 0
+    """The part of `rss_pages` that the kernel can drop by itself: mapped files."""
     swap_pages: int = 0
     page_table_pages: int = 0
     oom_score_adj: int = 0
@@ -55,6 +62,10 @@ class ProcessTable:
 
     def __iter__(self) -> Iterator[ProcessSample]:
         return iter(self._by_pid.values())
+
+    def get(self, pid: int) -> ProcessSample | None:
+        """The process that had this pid, if it is in this table."""
+        return self._by_pid.get(pid)
 
     def __len__(self) -> int:
         return len(self._by_pid)

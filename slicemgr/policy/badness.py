@@ -16,11 +16,7 @@ And only what a process (or a parent on purpose) set beyond the job's own oom_sc
 import enum
 from dataclasses import dataclass
 
-from slicemgr.model.process import ProcessIdentity, ProcessSample
-
-OOM_SCORE_ADJ_MIN = -1000
-"""include/uapi/linux/oom.h: this process is never to be taken."""
-OOM_SCORE_ADJ_MAX = 1000
+from slicemgr.model.process import OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN, ProcessIdentity, ProcessSample
 
 
 class Unkillable(enum.Enum):
@@ -65,8 +61,13 @@ def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | 
 
 
 def memory_pages(process: ProcessSample) -> int:
-    """What ending the process would free at most: RSS + swap + page tables, in pages."""
+    """The memory that badness counts: RSS + swap + page tables, in pages."""
     return process.rss_pages + process.swap_pages + process.page_table_pages
+
+
+def held_pages(process: ProcessSample) -> int:
+    """The same less mapped files: what counts against the job's limit, and what people are told that it held."""
+    return memory_pages(process) - process.file_pages
 
 
 def badness(process: ProcessSample, scale: BadnessScale) -> int:
@@ -75,20 +76,3 @@ def badness(process: ProcessSample, scale: BadnessScale) -> int:
     # One above the minimum: -1000 means "never", and a difference of two adjustments must not come to say so.
     own_adj = max(OOM_SCORE_ADJ_MIN + 1, min(OOM_SCORE_ADJ_MAX, own_adj))
     return memory_pages(process) + own_adj * (scale.total_pages // 1000)
-
-
-def kernel_oom_score(points: int | None, total_pages: int) -> int:
-    """What /proc/PID/oom_score shows for these points (proc_oom_score() in fs/proc/base.c, since 5.9).
-
-    None (unkillable) is 0. `total_pages` is the machine's RAM and swap. One step of the score is
-    total_pages/667, so it can't tell small processes apart: it serves to compare ours with the kernel's.
-    """
-    if points is None:
-        return 0
-    return (1000 + _c_divide(points * 1000, total_pages)) * 2 // 3
-
-
-def _c_divide(dividend: int, divisor: int) -> int:
-    """Integer division as C has it, towards zero: for negative points Python's rounds the other way."""
-    quotient = abs(dividend) // divisor
-    return quotient if dividend >= 0 else -quotient

@@ -31,7 +31,9 @@ def resolve(spec: JobSpec, total_bytes: int, available_bytes: int) -> MemoryLimi
             f"try --high {format_size(limit_max * 9 // 10)}, or a higher --max"
         )
     if limit_max is not None and limit_max < LEAST_MAX_BYTES:
-        raise SpecError(f"--max {format_size(limit_max)} is less than any command needs to start; try --max 64M")
+        # 600 is bytes, and was hardly meant so.
+        hint = f"{limit_max}M" if limit_max < 100_000 else "64M"
+        raise SpecError(f"--max {format_size(limit_max)} is less than any command needs to start; try --max {hint}")
     return MemoryLimits(high=limit_high, max=limit_max, swap_max=_swap(spec.swap_max, total_bytes))
 
 

@@ -60,14 +60,16 @@ def choose(
 ) -> Choice | NoVictim:
     """Name one process of the table, or say why there is none.
 
-    `exhausted`: parents for whom no further child is sacrificed, they are taken themselves.
+    `exhausted`: parents for whom no further child is sacrificed; they go in their children's place.
     """
     candidates = _candidates(table, scale)
     highest = max(candidates, key=lambda candidate: candidate.rank, default=None)
     if highest is None:
         return NoVictim(_spared(table, scale))
-    if highest.process.identity in exhausted:
-        return Choice(highest, None)
+    responsible = [each for each in candidates if each.process.identity in exhausted]
+    for each in responsible:
+        if each is highest or each.process.pid == highest.process.ppid:
+            return Choice(each, None)
     children = [child for child in _candidates(table.children_of(highest.process), scale) if child.points > 0]
     sacrifice = max(children, key=lambda candidate: candidate.rank, default=None)
     return Choice(highest, None) if sacrifice is None else Choice(sacrifice, highest)

@@ -15,15 +15,27 @@ from slicemgr.service.report import Report
 
 
 class Delivery:
-    """Hands reports to `tell`, in order, from a thread; a context manager that ends when all is told."""
+    """Hands reports to `tell`, in order, from a thread; a context manager that ends when all is told.
+
+    The thread starts with the first report, so after the command was forked: a fork with threads about may leave a lock
+    taken in the child for ever.
+    """
 
     def __init__(self, tell: Callable[[Report], None]) -> None:
         self._tell = tell
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __call__(self, report: Report) -> None:
-        """Queue a report; never waits."""
+        """Queue a report; never waits, but where no thread is to be had (a fork bomb took them all)."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._tell(report)
+                return
+            self._thread = thread
         self._reports.put(report)
 
     def _run(self) -> None:
@@ -31,11 +43,11 @@ class Delivery:
             self._tell(report)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reports.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._reports.put(None)
+            self._thread.join()

@@ -9,21 +9,22 @@ signal waits for anything but the kernel. Reports go into a queue that never blo
 import asyncio
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
+from slicemgr.kernel.errors import KernelError, NotPermittedError, ProcessGoneError
 from slicemgr.kernel.kill import ProvenProcess, RefusedError
 from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.cgroup import CgroupSample, Measure, MemoryLimits
 from slicemgr.model.decision import FindVictim, Resource, Shortage, Warn
-from slicemgr.model.process import ProcessIdentity, ProcessTable
-from slicemgr.policy.badness import BadnessScale, memory_pages
+from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
+from slicemgr.model.source import JobSource
+from slicemgr.policy.badness import BadnessScale, held_pages
 from slicemgr.policy.reaction import ReactionState, react, shortage_in
 from slicemgr.policy.sampling import Pace, next_look, tighter_measure
 from slicemgr.policy.victim import Choice, NoVictim, choose, runners_up
+from slicemgr.service.exits import readable_within
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import HighReport, KillOutcome, KillReport, NoVictimReport, Report
 
@@ -39,20 +40,16 @@ NO_VICTIM_PAUSE_SECONDS: Final = 0.1
 """Nobody to take is mostly a moment: a vforked child before its exec, a zombie before it is reaped."""
 
 FUTILE_SACRIFICES: Final = 3
-"""How many children may go for one parent without having held what was needed. The rule always prefers a
-child; without this bound a leaking test runner would outlive any number of its 2 MB children."""
+FUTILE_WINDOW_SECONDS: Final = 10.0
+FUTILE_SHARE: Final = 1 / 4
+"""Three children in ten seconds whose end freed less than a quarter of what their parent holds: then it is the parent
+that leaks, and it goes itself. The rule prefers children; without this bound a leaking test runner took 59 of its small
+workers with it before its own turn came. A compiler frees a hundred times what make holds."""
 
-
-class Source(Protocol):
-    """Where a job is read; a cgroup and a process tree answer alike."""
-
-    def read(self, measure: Measure) -> CgroupSample:
-        """What the job holds now."""
-        ...
-
-    def snapshot(self) -> ProcessTable:
-        """Its processes for the victim rule."""
-        ...
+FAILED_LOOKS: Final = 10
+FAILED_LOOK_PAUSE_SECONDS: Final = 0.1
+"""A look can fail for a moment: no thread, no descriptor, no memory to be had, as a fork bomb makes it. A second of
+failures in a row is no moment."""
 
 
 class Killable(Protocol):
@@ -68,7 +65,7 @@ class Guard:
 
     def __init__(
         self,
-        source: Source,
+        source: JobSource,
         limits: MemoryLimits,
         scale: BadnessScale,
         *,
@@ -90,7 +87,8 @@ class Guard:
         self._clock = clock
         self._state = ReactionState()
         self._pace = Pace()
-        self._futile: Counter[ProcessIdentity] = Counter()
+        self._highest_bound_bytes = 0
+        self._futile: dict[ProcessIdentity, list[float]] = {}
         self._survivors: set[ProcessIdentity] = set()
         self._without_victim = False
         self._proportional_is_slow = False
@@ -102,34 +100,56 @@ class Guard:
             return
 
     async def watch(self) -> None:
-        """Look, act, and wait for as long as the job's growth allows; for ever."""
+        """Look, act, and wait for as long as the job's growth allows; for ever.
+
+        Raises what went wrong when it goes wrong FAILED_LOOKS times in a row.
+        """
+        failures = 0
         while True:
-            sample = await self._measure()
-            self._state, decision = react(self._state, sample, self._limits)
-            if isinstance(decision, Warn):
-                self._report(HighReport(self._clock(), decision.usage_bytes, decision.high_bytes))
-            if isinstance(decision, FindVictim):
-                async with self._acting:
-                    await self._end_shortage(decision.shortage, sample)
-                continue
-            self._without_victim = False
-            if sample.measure is not Measure.RESIDENT:
-                self._command_lines.learn(sample.taken_seconds)
-            self._pace, interval = next_look(self._pace, sample, self._limits)
+            try:
+                interval = await self._look()
+                failures = 0
+            except (OSError, RuntimeError, KernelError):
+                failures += 1
+                if failures == FAILED_LOOKS:
+                    raise
+                interval = FAILED_LOOK_PAUSE_SECONDS
             await self._pause(interval)
+
+    async def _look(self) -> float:
+        """Look once, and act on it. The answer: seconds until the next look."""
+        sample = await self._measure()
+        self._state, decision = react(self._state, sample, self._limits)
+        if isinstance(decision, Warn):
+            self._report(HighReport(self._clock(), decision.usage_bytes, decision.high_bytes))
+        if isinstance(decision, FindVictim):
+            async with self._acting:
+                return await self._end_shortage(decision.shortage, sample)
+        self._without_victim = False
+        if sample.measure is not Measure.RESIDENT:
+            self._command_lines.learn(sample.taken_seconds)
+        self._pace, interval = next_look(self._pace, sample, self._limits)
+        return interval
 
     async def _measure(self) -> CgroupSample:
         """The cheapest measure that leaves nothing open."""
         sample = self._source.read(Measure.RESIDENT)
+        cost_seconds = sample.cost_seconds
         while tighter := tighter_measure(
-            sample, self._limits, peak_bytes=self.peak_bytes, above_high=self._state.above_high
+            sample,
+            self._limits,
+            highest_bound_bytes=self._highest_bound_bytes,
+            above_high=self._state.above_high,
         ):
+            bound = sample
             sample = await self._read(tighter)
+            cost_seconds += sample.cost_seconds
+            if bound.measure is Measure.UNRECLAIMABLE:
+                self._highest_bound_bytes = max(self._highest_bound_bytes, bound.memory_bytes)
         self.looks += 1
-        # RSS alone is only ever taken when it is below the peak, so it can't raise it.
-        if sample.measure is not Measure.RESIDENT:
+        if sample.measure is Measure.PROPORTIONAL:
             self.peak_bytes = max(self.peak_bytes, sample.memory_bytes)
-        return sample
+        return dataclasses.replace(sample, cost_seconds=cost_seconds)
 
     async def _read(self, measure: Measure) -> CgroupSample:
         if measure is not Measure.PROPORTIONAL or not self._proportional_is_slow:
@@ -140,23 +160,26 @@ class Guard:
             self._proportional_is_slow = sample.cost_seconds > SLOW_SECONDS
         return sample
 
-    async def _end_shortage(self, shortage: Shortage, sample: CgroupSample) -> None:
+    async def _end_shortage(self, shortage: Shortage, sample: CgroupSample) -> float:
+        """One victim, if there is still need of one. The answer: seconds until the next look."""
         decided = self._clock()
         table = self._source.snapshot()
         scale = dataclasses.replace(self._scale, survivors=frozenset(self._survivors))
-        exhausted = frozenset(parent for parent, times in self._futile.items() if times >= FUTILE_SACRIFICES)
-        choice = choose(table, scale, exhausted)
+        choice = choose(table, scale, self._exhausted(decided))
         if isinstance(choice, NoVictim):
-            await self._no_victim(NoVictimReport(decided, shortage, choice.spared))
-            return
+            self._tell_no_victim(NoVictimReport(decided, shortage, choice.spared))
+            return NO_VICTIM_PAUSE_SECONDS
         if not self._still_short(shortage, sample):
-            return
+            return 0.0
         outcome = await self._kill(choice.victim.process.identity)
         if outcome is None:
-            return  # It ended by itself: that may have been enough.
-        exited = self._clock()
+            return 0.0  # It ended by itself: that may have been enough.
+        seconds_to_exit = self._clock() - decided
         after = await self._measure()
-        self._remember(choice, shortage, outcome)
+        used_after = after.memory_bytes if shortage.resource is Resource.MEMORY else after.swap_bytes
+        if outcome is not KillOutcome.EXITED:
+            self._survivors.add(choice.victim.process.identity)
+        self._note_futility(table, choice, decided, freed_bytes=shortage.usage_bytes - used_after)
         victim = choice.victim.process
         next_ones = runners_up(table, scale, choice.victim)
         self._report(
@@ -164,17 +187,18 @@ class Guard:
                 at_seconds=decided,
                 victim=victim,
                 command_line=self._command_lines.of(victim),
-                held_bytes=memory_pages(victim) * PAGE_BYTES,
+                held_bytes=_held_bytes(victim),
                 points=choice.victim.points,
                 for_parent=None if choice.for_parent is None else choice.for_parent.process,
                 shortage=shortage,
-                runners_up=tuple((each.process, memory_pages(each.process) * PAGE_BYTES) for each in next_ones),
+                runners_up=tuple((each.process, _held_bytes(each.process)) for each in next_ones),
                 outcome=outcome,
-                seconds_to_exit=exited - decided,
-                usage_after_bytes=after.memory_bytes if shortage.resource is Resource.MEMORY else after.swap_bytes,
-                was_alone=not next_ones,
+                seconds_to_exit=seconds_to_exit,
+                usage_after_bytes=used_after,
+                was_alone=len(table) == 1,
             )
         )
+        return 0.0
 
     def _still_short(self, shortage: Shortage, sample: CgroupSample) -> bool:
         """Look again before the shot: choosing takes 2-5 ms for 20 processes, and a step may end in that.
@@ -193,10 +217,10 @@ class Guard:
         try:
             with self._prove(identity) as victim:
                 victim.kill()
-                # Blocks for up to 90 ms on a big process: a thread may wait for it, the loop may not.
-                releasing = asyncio.get_running_loop().run_in_executor(None, victim.release_memory)
-                exited = await _readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
-                await releasing
+                releasing = _in_a_thread(victim.release_memory)
+                exited = await readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
+                if releasing is not None:
+                    await releasing
         except ProcessGoneError:
             return None
         except NotPermittedError:
@@ -205,30 +229,37 @@ class Guard:
             return KillOutcome.REFUSED
         return KillOutcome.EXITED if exited else KillOutcome.STILL_THERE
 
-    def _remember(self, choice: Choice, shortage: Shortage, outcome: KillOutcome) -> None:
-        if outcome in {KillOutcome.STILL_THERE, KillOutcome.NOT_PERMITTED, KillOutcome.REFUSED}:
-            self._survivors.add(choice.victim.process.identity)
-        held_bytes = memory_pages(choice.victim.process) * PAGE_BYTES
-        if choice.for_parent is not None and held_bytes < shortage.needed_bytes:
-            self._futile[choice.for_parent.process.identity] += 1
+    def _exhausted(self, now: float) -> frozenset[ProcessIdentity]:
+        """Parents that have had their sacrifices."""
+        recent = {
+            parent: [at for at in times if now - at < FUTILE_WINDOW_SECONDS] for parent, times in self._futile.items()
+        }
+        self._futile = {parent: times for parent, times in recent.items() if times}
+        return frozenset(parent for parent, times in self._futile.items() if len(times) >= FUTILE_SACRIFICES)
 
-    async def _no_victim(self, report: NoVictimReport) -> None:
-        """Said once an episode, then tried again."""
+    def _note_futility(self, table: ProcessTable, choice: Choice, now: float, freed_bytes: int) -> None:
+        """What was freed is counted, not what the child held: most of a forked child's memory is its parent's."""
+        parent = table.get(choice.victim.process.ppid)
+        if parent is not None and freed_bytes < _held_bytes(parent) * FUTILE_SHARE:
+            self._futile.setdefault(parent.identity, []).append(now)
+
+    def _tell_no_victim(self, report: NoVictimReport) -> None:
+        """Once an episode."""
         if not self._without_victim:
             self._without_victim = True
             self._report(report)
-        await self._pause(NO_VICTIM_PAUSE_SECONDS)
 
 
-async def _readable_within(descriptor: int, timeout_seconds: float) -> bool:
-    """Whether the descriptor becomes readable in time: the exit of a process, on its pidfd."""
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(descriptor, readable.set)
+def _held_bytes(process: ProcessSample) -> int:
+    return held_pages(process) * PAGE_BYTES
+
+
+def _in_a_thread(release: Callable[[], None]) -> asyncio.Future[None] | None:
+    """process_mrelease blocks for up to 90 ms on a big process: a thread may wait for it, the loop may not.
+
+    None where there is no thread to be had: the exit frees the memory as well, a little later.
+    """
     try:
-        await asyncio.wait_for(readable.wait(), timeout_seconds)
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(descriptor)
-    return True
+        return asyncio.get_running_loop().run_in_executor(None, release)
+    except RuntimeError:
+        return None

@@ -15,6 +15,7 @@ from slicemgr.model.spec import JobSpec
 from slicemgr.placement.backend import JobHandle
 from slicemgr.policy.badness import BadnessScale
 from slicemgr.service.command import Command
+from slicemgr.service.exits import all_exited_within
 from slicemgr.service.guard import Guard
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import GuardFailedReport, JobReport, Report
@@ -22,6 +23,9 @@ from slicemgr.service.report import GuardFailedReport, JobReport, Report
 OWN_RAISE: Final = 10
 COMMAND_LOWERING: Final = 5
 """Steps of nice(2); see _go_before."""
+
+LAST_ONES_SECONDS: Final = 0.3
+"""Eight interpreters that were sent SIGTERM with their command were all gone after this time."""
 
 
 async def run_job(
@@ -35,7 +39,7 @@ async def run_job(
     """Run the command to its end under the guard.
 
     A guard that fails takes nobody with it: the command goes on, and it is said that nobody watches.
-    Raises CommandError if the command can't be executed, OSError if no process can be made.
+    Raises CommandError if the command can't be executed, ForkError if no process can be made.
     """
     started = time.monotonic()
     scale = BadnessScale(
@@ -50,7 +54,8 @@ async def run_job(
         report=report,
         command_lines=CommandLines(handle.source.members),
     )
-    command = Command(spec.command)
+    command = Command(spec.command, report)
+    handle.source.place(command.pid)
     _go_before(command.pid)
     watching = asyncio.create_task(guard.watch(), name="guard")
     watching.add_done_callback(lambda task: _tell_failure(task, report))
@@ -69,7 +74,7 @@ async def run_job(
         peak_bytes=guard.peak_bytes,
         looks=guard.looks,
         watching_cpu_seconds=time.process_time(),
-        left_running=_left_running(handle),
+        left_running=await _left_running(handle, ended_by_signal=code < 0),
     )
 
 
@@ -87,9 +92,15 @@ def _go_before(pid: int) -> None:
         os.setpriority(os.PRIO_PROCESS, pid, min(own + COMMAND_LOWERING, 19))
 
 
-def _left_running(handle: JobHandle) -> tuple[ProcessSample, ...]:
-    """Who outlived the command. Zombies are nobody."""
+async def _left_running(handle: JobHandle, *, ended_by_signal: bool) -> tuple[ProcessSample, ...]:
+    """Who outlived the command. Zombies are nobody.
+
+    A signal that ended the command has mostly been sent to the others, too: they are on their way out.
+    """
     living = [process for process in handle.source.snapshot() if process.has_memory]
+    if living and ended_by_signal:
+        await all_exited_within((process.identity for process in living), LAST_ONES_SECONDS)
+        living = [process for process in handle.source.snapshot() if process.has_memory]
     return tuple(sorted(living, key=lambda process: process.pid))
 
 

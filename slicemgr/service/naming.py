@@ -6,13 +6,13 @@ memory, and before the kill reading them may wait for the victim's address space
 thread, when a job comes near its limit; who is killed sooner is reported by its name alone.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from slicemgr.kernel import procfs
-from slicemgr.kernel.errors import ProcessGoneError
 from slicemgr.model.process import ProcessIdentity, ProcessSample
 
 _Key: TypeAlias = tuple[ProcessIdentity, str]
@@ -38,7 +38,8 @@ class CommandLines:
             return
         self._learnt_seconds = now_seconds
         self._thread = threading.Thread(target=self._learn, name="command-lines", daemon=True)
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # No thread is to be had: the names alone must do.
+            self._thread.start()
 
     def of(self, process: ProcessSample) -> tuple[str, ...]:
         """The arguments, or nothing if they are not known. Never reads."""
@@ -51,7 +52,7 @@ class CommandLines:
                 stat = procfs.read_stat(pid)
                 key = ProcessIdentity(pid, stat.starttime), os.fsdecode(stat.comm)
                 known[key] = self._known.get(key) or procfs.command_line(pid)
-            except (ProcessGoneError, PermissionError):
+            except procfs.UNSEEN:
                 continue
         # One assignment, so no lock is needed; who has ended is forgotten with the old dictionary.
         self._known = known

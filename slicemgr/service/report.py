@@ -30,7 +30,7 @@ class KillReport:
     command_line: tuple[str, ...]
     """Empty if it was not learnt in time."""
     held_bytes: int
-    """RSS + swap + page tables."""
+    """What of it counted against the limit: anonymous and shared memory, swap and page tables."""
     points: int
     """Badness in pages."""
     for_parent: ProcessSample | None
@@ -42,9 +42,9 @@ class KillReport:
     seconds_to_exit: float
     """From the decision to the exit that was seen."""
     usage_after_bytes: int
-    """What the job held after the exit, by the measure of the shortage."""
+    """What the job held after the exit, at most."""
     was_alone: bool
-    """No other process was left to choose from."""
+    """It was the only process of the job."""
 
     @property
     def killed(self) -> bool:
@@ -78,6 +78,13 @@ class GuardFailedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalRefusedReport:
+    """A signal that we were sent and may not pass on: the command is another user's by now (sudo)."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobReport:
     """The end of a job."""
 
@@ -96,4 +103,4 @@ class JobReport:
     """Processes that outlived the command and are guarded no longer."""
 
 
-Report: TypeAlias = KillReport | HighReport | NoVictimReport | GuardFailedReport
+Report: TypeAlias = KillReport | HighReport | NoVictimReport | GuardFailedReport | SignalRefusedReport

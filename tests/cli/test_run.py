@@ -18,6 +18,7 @@ from tests.cli.slicemgr_command import SLICEMGR, hog, report, run
 from tests.conftest import Hog
 
 MIB = 1 << 20
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Job:
@@ -166,12 +167,15 @@ class TestKilling:
         (line,) = [each for each in ended.lines if "killed 'cc" in each and "pid" in each]
         told = re.match(
             r"slicemgr: killed 'cc90' \(pid (\d+)\), which held ([\d.]+)M: the job held ([\d.]+)M, [\d.]+[KM] above --max 190\.0M; "
-            r"next would be 'cc60' \(pid \d+\) with [\d.]+M",
+            r"if that is not enough, next is 'cc60' \(pid \d+\) with [\d.]+M",
             line,
         )
         assert told, line
         assert ended.lines[-1].startswith("slicemgr: 'sh' exited with 0 after ")
-        assert re.search(r"; peak [\d.]+M, [\d.]+[KM] above --max 190\.0M; killed 'cc90'$", ended.lines[-1])
+        assert re.search(
+            r"; peak [\d.]+M, [\d.]+[KM] above --max 190\.0M; killed 'cc90'; to keep all, try fewer .*$",
+            ended.lines[-1],
+        )
         (kill,) = report(file)["kills"]
         assert (kill["pid"], kill["comm"], kill["outcome"]) == (int(told[1]), "cc90", "exited")
         assert kill["held_bytes"] / MIB == pytest.approx(float(told[2]), abs=0.1)
@@ -206,15 +210,20 @@ class TestKilling:
         assert ended.status == 0
 
     @pytest.mark.parametrize(
-        ("name", "shown"), [("foo) Z", "foo) Z"), ("a\\nb", "a\\nb"), ("\\xff\\x1b[2J", "\\xff\\x1b[2J")]
+        ("name", "shown", "data"),
+        [
+            ("foo) Z", "foo) Z", "foo) Z"),
+            ("a\\nb", "a\\nb", "a\nb"),
+            ("\\xff\\x1b[2J", "\\xff\\x1b[2J", "\\xff\x1b[2J"),
+        ],
     )
-    def test_hostile_names(self, name: str, shown: str, tmp_path: Path) -> None:
-        """One line, nothing that draws, and valid JSON."""
+    def test_hostile_names(self, name: str, shown: str, data: str, tmp_path: Path) -> None:
+        """One line, nothing that draws, and valid JSON that has the name as it is, but for bytes that are no text."""
         file = tmp_path / "report.json"
         ended = run(*_growing("60M", "--comm", name), limits=["--max", "30M", "--json", str(file)])
         assert f"slicemgr: killed '{shown}' (pid " in ended.lines[0]
         assert len(ended.lines) == 2
-        assert report(file)["kills"][0]["comm"] == shown
+        assert report(file)["kills"][0]["comm"] == data
 
     def test_children_from_before_are_no_members(self) -> None:
         """A shell that execs slicemgr leaves it its background jobs as children: they are not the build's."""
@@ -226,6 +235,22 @@ class TestKilling:
         assert not procfs.read_stat(sleeper).is_dead
         os.kill(sleeper, signal.SIGKILL)
         assert "still running" not in done.stderr
+
+    def test_orphans_of_children_from_before_are_no_members(self, tmp_path: Path) -> None:
+        """A background job of the shell ends, and what it had started is adopted by slicemgr: still not the build's."""
+        os.mkfifo(tmp_path / "go")
+        bystander = " ".join(hog("--start", "60M", "--hold", "60", "--comm", "bystander"))
+        (tmp_path / "stranger").write_text(f"{bystander} >/dev/null 2>&1 & echo $! >pid; cat go >/dev/null")
+        adopted = """echo >go; until [ "$(ps -o ppid= -p "$(cat pid)" | tr -d ' ')" = $PPID ]; do :; done; sleep 1"""
+        (tmp_path / "build").write_text(adopted)
+        script = 'sh stranger & while ! [ -s pid ]; do :; done; exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *SLICEMGR, "run", "--max", "30M", "--", "sh", "build"],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # It is there to be killed: nobody has done so.
+        assert "bystander" not in done.stderr
+        assert done.returncode == 0
 
     def test_who_ignores_sigterm_dies(self) -> None:
         """There is no asking at a hard limit."""
@@ -303,7 +328,7 @@ class TestSignals:
     def test_the_whole_group_ends(self, job: Jobs, number: signal.Signals) -> None:
         """The command and its children, each by that signal; slicemgr dies by it as well."""
         build = job("--", "sh", "-c", "exec 3<&0; cat <&3 & echo ready; exec cat")
-        group = os.getpgid(members_of(build)["sh"])
+        group = os.getpgid(next(iter(members_of(build).values())))
         build.process.send_signal(number)
         build.process.wait(timeout=60)  # Before its input ends, which would end it as well.
         status, _, told = build.end()
@@ -327,6 +352,33 @@ class TestSignals:
         build.process.send_signal(signal.SIGUSR1)
         assert build.line() == b"got it\n"
         assert build.end()[0] == 0
+
+    def test_a_stopped_command_does_not_stop_the_watcher(self, job: Jobs) -> None:
+        """SIGSTOP without a terminal is somebody's own decision: the others are still to be watched."""
+        build = job("--", "sh", "-c", "echo ready; kill -STOP $$; echo went on")
+        pid = members_of(build)["sh"]
+        while procfs.read_stat(pid).state != "T":
+            os.sched_yield()
+        assert procfs.read_stat(build.pid).state != "T"
+        os.kill(pid, signal.SIGCONT)
+        assert build.line() == b"went on\n"
+        assert build.end()[0] == 0
+
+    def test_a_command_that_left_its_group_hears_of_it(self, job: Jobs) -> None:
+        """Its own group is empty then: the signal goes to its pid."""
+        script = (
+            "import os,signal\n"
+            "child = os.fork()\n"
+            "if child == 0: os.setpgid(0, 0); signal.pause()\n"
+            "while os.getpgid(child) != child: pass\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (os.kill(child, 9), os._exit(7)))\n"
+            "os.setpgid(0, child)\n"
+            "print('ready', flush=True)\n"
+            "while True: signal.pause()\n"
+        )
+        build = job("--", sys.executable, "-c", script)
+        build.process.terminate()
+        assert build.process.wait(timeout=60) == 7
 
     def test_orphans_are_collected(self, job: Jobs) -> None:
         """slicemgr is their parent now: a build of a day must not fill the process table with zombies."""

@@ -187,13 +187,41 @@ def test_a_terminal_that_stops_background_writers(terminal: Terminal) -> None:
     terminal.expect(PROMPT)
 
 
-def test_a_stopped_child_that_is_not_the_command_is_nobodys_business(terminal: Terminal) -> None:
-    """SIGSTOP is somebody's own decision: slicemgr goes on watching, and the command goes on after SIGCONT."""
-    terminal.enter(f"{RUN} sh -c 'echo pid=$$; kill -STOP $$; echo went o''n'")
-    pid = int(terminal.expect(r"^pid=(\d+)")[1])
-    while procfs.read_stat(pid).state != "T":
-        os.sched_yield()
-    os.kill(pid, signal.SIGCONT)
+def test_suspend_in_an_inner_shell(terminal: Terminal) -> None:
+    """SIGSTOP of whoever has the terminal: it comes back to the outer shell, and `fg` goes on."""
+    terminal.enter(f"{RUN} sh -c 'kill -STOP $$; echo went o''n'")
+    terminal.expect(r"^\[1\]\+ +Stopped")
+    terminal.expect(PROMPT)
+    terminal.enter("fg")
     terminal.expect("^went on")
     terminal.expect("slicemgr: 'sh' exited with 0")
     terminal.expect(PROMPT)
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["does not read", "reads"])
+def test_control_z_stops_the_script_around_it(terminal: Terminal, reads: bool) -> None:
+    """Once, and the prompt is there; also when the command has the terminal by now."""
+    command = "exec cat" if reads else "exec sleep 1000"
+    terminal.enter(f"sh -c \"{RUN} sh -c 'echo p''id=\\$\\$; {command}'; :\"")
+    pid = int(terminal.expect(r"^pid=(\d+)")[1])
+    if reads:
+        terminal.enter("typed")
+        terminal.expect("^typed\ntyped")
+    terminal.type(CTRL_Z)
+    terminal.expect(r"^\[1\]\+ +Stopped")
+    terminal.expect(PROMPT)
+    while {procfs.read_stat(pid).state, procfs.read_stat(procfs.read_stat(pid).ppid).state} != {"T"}:
+        os.sched_yield()  # The prompt came when the script had stopped: the others are about to.
+    terminal.enter("fg")
+    while procfs.read_stat(pid).state == "T":
+        os.sched_yield()  # The shell gives the terminal first, and then says SIGCONT.
+    terminal.type(CTRL_C)
+    terminal.expect("slicemgr: 'sh' ended by SIGINT")
+    terminal.expect(PROMPT)
+
+
+@pytest.mark.parametrize("before", ["", "trap '' TSTP; "], ids=["orphaned", "orphaned, ^Z ignored"])
+def test_a_reader_that_nobody_can_continue(terminal: Terminal, before: str) -> None:
+    """In an orphaned process group nobody says fg: the reader is hung up on, and slicemgr does not spin."""
+    terminal.enter(f"{before}( {RUN} cat </dev/tty & )")
+    terminal.expect("slicemgr: 'cat' ended by SIGHUP")

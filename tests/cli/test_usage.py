@@ -15,7 +15,7 @@ OK, USAGE = 0, 2
 # (arguments, status, stdout contains, stderr is exactly, or a pattern of the whole)
 TABLE: list[tuple[list[str], int, str, str]] = [
     (["--version"], OK, f"slicemgr {__version__}\n", ""),
-    (["--help"], OK, "run a command under memory limits", ""),
+    (["--help"], OK, "run         run a command under memory limits", ""),
     (["run", "--help"], OK, "example: slicemgr run --max 2G -- make -j20", ""),
     ([], USAGE, "", r"slicemgr: no verb given; try 'slicemgr --help'\n"),
     (["walk"], USAGE, "", r"slicemgr: argument VERB: invalid choice: 'walk' .*; try 'slicemgr --help'\n"),

@@ -5,10 +5,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 
-from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
+from slicemgr.kernel.errors import KernelError, NotPermittedError, ProcessGoneError
 from slicemgr.kernel.kill import RefusedError
 from slicemgr.model.cgroup import CgroupSample, Measure, MemoryLimits
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
@@ -69,10 +70,16 @@ class Machine:
         if self.readings:
             self.readings.pop(0)
 
+    def place(self, pid: int) -> None:
+        raise AssertionError("the guard has no need of this")
+
+    def members(self) -> set[int]:
+        raise AssertionError("the guard has no need of this")
+
     async def pause(self, seconds: float) -> None:
-        self.log.append("pause")
-        assert seconds > 0
-        self.next_reading()
+        if seconds > 0:
+            self.log.append("pause")
+            self.next_reading()
 
 
 class FakeVictim:
@@ -105,7 +112,7 @@ class FakeVictim:
             os.close(self._writer)
 
 
-async def watch(machine: Machine, limits: MemoryLimits = LIMITS) -> Guard:
+async def watch(machine: Machine, limits: MemoryLimits = LIMITS, clock: Callable[[], float] = lambda: 7.0) -> Guard:
     """Run a guard to the end of the script."""
     guard = Guard(
         machine,
@@ -115,7 +122,7 @@ async def watch(machine: Machine, limits: MemoryLimits = LIMITS) -> Guard:
         command_lines=CommandLines(lambda: ()),
         prove=machine.prove,
         pause=machine.pause,
-        clock=lambda: 7.0,
+        clock=clock,
     )
     with pytest.raises(ScriptIsOverError):
         await guard.watch()
@@ -129,10 +136,19 @@ def kills(machine: Machine) -> list[tuple[int, KillOutcome]]:
 @pytest.mark.asyncio
 async def test_far_below_the_limit_only_rss_is_read() -> None:
     """After the first look, which makes the peak."""
-    machine = Machine([(500, 500), (500, 500), (400, 400)])
+    machine = Machine([(400, 390), (400, 400), (300, 300)])
     guard = await watch(machine)
-    assert machine.log == ["resident", "unreclaimable", "pause", "resident", "pause", "resident", "pause"]
-    assert (guard.peak_bytes, guard.looks) == (500, 3)
+    assert machine.log == [
+        "resident",
+        "unreclaimable",
+        "proportional",
+        "pause",
+        "resident",
+        "pause",
+        "resident",
+        "pause",
+    ]
+    assert (guard.peak_bytes, guard.looks) == (390, 3)
     assert machine.told == []
 
 
@@ -231,7 +247,7 @@ async def test_a_victim_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(guard_module, "EXIT_TIMEOUT_SECONDS", 0.0)
     machine = Machine([(1200, 1200), (1, 1)], [process(10, 50), process(11, 70)], exits=False)
     machine.prove = _ends_after(machine, count=1)  # type: ignore[method-assign,assignment]
-    monkeypatch.setattr(guard_module, "_readable_within", _exits_if(lambda: machine.exits))
+    monkeypatch.setattr(guard_module, "readable_within", _exits_if(lambda: machine.exits))
     await watch(machine)
     assert kills(machine) == [(11, KillOutcome.STILL_THERE), (10, KillOutcome.EXITED)]
 
@@ -249,12 +265,18 @@ async def test_nobody_to_kill_is_said_once() -> None:
     assert machine.log.count("pause") == 3
 
 
+GB = 10**9
+FAT_PARENT = process(10, 200_000)
+"""0.8 GB: a child has to free 0.2 to be no futile sacrifice."""
+
+
 @pytest.mark.asyncio
-async def test_small_children_do_not_die_for_a_leaking_parent_for_ever() -> None:
-    """A runner that leaks forks one small child after another: three go for it, then it goes itself."""
-    small = [process(20 + at, 1, parent=10) for at in range(FUTILE_SACRIFICES + 2)]
-    machine = Machine([(1 << 30, 1 << 30)] * (FUTILE_SACRIFICES + 1) + [(1, 1)], [process(10, 200_000), *small])
-    await watch(machine)
+@pytest.mark.parametrize("pages", [1, 250_000], ids=["small children", "forked twins that share the parent's memory"])
+async def test_children_do_not_die_for_a_leaking_parent_for_ever(pages: int) -> None:
+    """Whose end frees nothing: three go, then the parent, whether the rule named them for it or for themselves."""
+    children = [process(20 + at, pages, parent=10) for at in range(FUTILE_SACRIFICES + 2)]
+    machine = Machine([(2 * GB, 2 * GB)] * (FUTILE_SACRIFICES + 1) + [(1, 1)], [FAT_PARENT, *children])
+    await watch(machine, MemoryLimits(max=GB))
     victims = [pid for pid, _ in kills(machine)]
     assert len(victims) == FUTILE_SACRIFICES + 1
     assert victims[-1] == 10
@@ -262,13 +284,55 @@ async def test_small_children_do_not_die_for_a_leaking_parent_for_ever() -> None
 
 
 @pytest.mark.asyncio
-async def test_children_that_hold_what_is_needed_are_no_futile_sacrifice() -> None:
+async def test_children_whose_end_helps_are_no_futile_sacrifice() -> None:
     """A test runner with many fat children loses children only."""
-    fat = [process(20 + at, 100, parent=10) for at in range(FUTILE_SACRIFICES + 2)]
-    machine = Machine([(1001, 1001)] * (FUTILE_SACRIFICES + 1) + [(1, 1)], [process(10, 200_000), *fat])
-    await watch(machine)
+    children = [process(20 + at, 75_000, parent=10) for at in range(5)]
+    usages = [GB * tenths // 10 for tenths in (25, 22, 19, 16, 13, 10)]
+    machine = Machine([(usage, usage) for usage in usages] + [(1, 1)], [FAT_PARENT, *children])
+    await watch(machine, MemoryLimits(max=GB))
+    assert sorted(pid for pid, _ in kills(machine)) == [20, 21, 22, 23, 24]
+
+
+@pytest.mark.asyncio
+async def test_old_sacrifices_are_forgotten() -> None:
+    """Three in a day are no leak: only those of the last ten seconds count."""
+    children = [process(20 + at, 1, parent=10) for at in range(6)]
+    machine = Machine([(2 * GB, 2 * GB)] * 5 + [(1, 1)], [FAT_PARENT, *children])
+    times = count(0, int(guard_module.FUTILE_WINDOW_SECONDS))
+    await watch(machine, MemoryLimits(max=GB), clock=lambda: float(next(times)))
     assert 10 not in [pid for pid, _ in kills(machine)]
-    assert len(kills(machine)) == FUTILE_SACRIFICES + 1
+
+
+@pytest.mark.asyncio
+async def test_a_look_may_fail_for_a_moment() -> None:
+    """No thread, no descriptor: it tries again, and the guard does not end."""
+    machine = Machine([(500, 500)] * 3)
+    failures = iter([OSError("no descriptor"), RuntimeError("can't start new thread"), KernelError("odd")])
+    read = machine.read
+
+    def failing_read(measure: Measure) -> CgroupSample:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return read(measure)
+
+    machine.read = failing_read  # type: ignore[method-assign]
+    machine.readings *= 2
+    guard = await watch(machine)
+    assert guard.looks == 3
+
+
+@pytest.mark.asyncio
+async def test_a_look_that_always_fails_is_told() -> None:
+    """After a second of nothing but failures the guard gives up, with the reason."""
+    machine = Machine([(500, 500)])
+
+    def failing_read(measure: Measure) -> CgroupSample:
+        raise OSError("no /proc")
+
+    machine.read = failing_read  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="no /proc"):
+        await watch(machine)
+    assert machine.log.count("pause") == guard_module.FAILED_LOOKS - 1
 
 
 @pytest.mark.asyncio

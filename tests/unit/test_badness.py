@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicemgr.model.process import ProcessIdentity, ProcessSample
-from slicemgr.policy.badness import BadnessScale, Unkillable, badness, kernel_oom_score, memory_pages, why_unkillable
+from slicemgr.policy.badness import BadnessScale, Unkillable, badness, held_pages, memory_pages, why_unkillable
+from tests.oom_score import kernel_oom_score
 from tests.unit.samples import SLICE, process
 
 
@@ -110,3 +111,9 @@ def test_more_memory_is_never_less_bad(pages: int, more: int, adj: int, total: i
     lean = process(10, pages, oom_score_adj=adj)
     fat = process(10, pages + more, oom_score_adj=adj)
     assert badness(fat, scale) - badness(lean, scale) == more == memory_pages(fat) - memory_pages(lean)
+
+
+def test_mapped_files_are_ranked_but_not_held() -> None:
+    """RSS decides who goes; what a person is told is what counts against the limit."""
+    mapped = process(10, 1000, file_pages=900, swap_pages=5, page_table_pages=3)
+    assert (memory_pages(mapped), held_pages(mapped)) == (1008, 108)

@@ -106,6 +106,7 @@ def test_status_tells_what_only_ending_the_process_frees() -> None:
     """Anonymous and shared memory and page tables; file pages the kernel can drop."""
     assert parse_status_memory(STATUS) == ProcMemory(
         rss=118208 << 10,
+        file=19000 << 10,
         unreclaimable=(98512 + 696 + 536) << 10,
         shmem=696 << 10,
         swap=12 << 10,

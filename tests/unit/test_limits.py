@@ -55,6 +55,7 @@ def test_limits_in_bytes(asked: dict[str, Amount], limits: MemoryLimits) -> None
         ({"max": 0}, "--max 0 leaves nothing to run in; try --max 60%"),
         ({"high": 0}, "--high 0 leaves nothing to run in; try --high 60%"),
         ({"max": 100_000}, "--max 97.7K is less than any command needs to start; try --max 64M"),
+        ({"max": 600}, "--max 600B is less than any command needs to start; try --max 600M"),
     ],
 )
 def test_what_cant_be_meant(asked: dict[str, Amount], message: str) -> None:

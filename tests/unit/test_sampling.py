@@ -28,30 +28,34 @@ def interval_of(reading: CgroupSample, pace: Pace | None = None, limits: MemoryL
 @pytest.mark.parametrize(
     ("reading", "limits", "peak", "above_high", "answer"),
     [
-        # Far below the limit and no new peak: RSS settles it.
-        (sample(500 * MIB, measure=Measure.RESIDENT), LIMITS, 600 * MIB, False, None),
-        # A new peak has to be measured.
-        (sample(500 * MIB, measure=Measure.RESIDENT), LIMITS, 400 * MIB, False, Measure.UNRECLAIMABLE),
-        # RSS lacks page tables, so three quarters are near.
-        (sample(751 * MIB, measure=Measure.RESIDENT), LIMITS, GIB, False, Measure.UNRECLAIMABLE),
-        (sample(750 * MIB, measure=Measure.RESIDENT), LIMITS, GIB, False, None),
-        # RSS does not tell of swap.
+        # Far below the limit and no new height: RSS settles it.
+        (sample(400 * MIB, measure=Measure.RESIDENT), LIMITS, 600 * MIB, False, None),
+        # A new height of the bound may be a new peak, which has to be measured.
+        (sample(400 * MIB, measure=Measure.RESIDENT), LIMITS, 300 * MIB, False, Measure.UNRECLAIMABLE),
+        (sample(400 * MIB), LIMITS, 300 * MIB, False, Measure.PROPORTIONAL),
+        (sample(400 * MIB), LIMITS, 400 * MIB, False, None),
+        # RSS lacks page tables, which may be as much again: so half of the limit is near.
+        (sample(501 * MIB, measure=Measure.RESIDENT), LIMITS, GIB, False, Measure.UNRECLAIMABLE),
+        (sample(500 * MIB, measure=Measure.RESIDENT), LIMITS, GIB, False, None),
+        # RSS does not tell of swap, and swapped pages can be shared as well.
         (sample(1, measure=Measure.RESIDENT), MemoryLimits(swap_max=5), GIB, False, Measure.UNRECLAIMABLE),
-        (sample(1000 * MIB), LIMITS, 0, False, None),
-        (sample(1000 * MIB + 1), LIMITS, 0, False, Measure.PROPORTIONAL),
+        (sample(1, swap=6), MemoryLimits(swap_max=5), GIB, False, Measure.PROPORTIONAL),
+        (sample(1, swap=5), MemoryLimits(swap_max=5), GIB, False, None),
+        (sample(1000 * MIB), LIMITS, GIB, False, None),
+        (sample(1000 * MIB + 1), LIMITS, GIB, False, Measure.PROPORTIONAL),
         # --high is a concern until it has been warned of.
-        (sample(600 * MIB), MemoryLimits(high=500 * MIB, max=GIB), 0, False, Measure.PROPORTIONAL),
-        (sample(600 * MIB), MemoryLimits(high=500 * MIB, max=GIB), 0, True, None),
-        (sample(600 * MIB), MemoryLimits(), 0, False, None),
+        (sample(600 * MIB), MemoryLimits(high=500 * MIB, max=GIB), GIB, False, Measure.PROPORTIONAL),
+        (sample(600 * MIB), MemoryLimits(high=500 * MIB, max=GIB), GIB, True, None),
+        (sample(600 * MIB), MemoryLimits(), GIB, False, None),
         # Nothing is tighter than the last.
         (sample(2000 * MIB, measure=Measure.PROPORTIONAL), LIMITS, 0, False, None),
     ],
-)  # fmt: skip
+)
 def test_the_cheapest_measure_that_settles_it(
     reading: CgroupSample, limits: MemoryLimits, peak: int, above_high: bool, answer: Measure | None
 ) -> None:
     """Each measure is an upper bound of the next: below the limit it ends the matter."""
-    assert tighter_measure(reading, limits, peak_bytes=peak, above_high=above_high) is answer
+    assert tighter_measure(reading, limits, highest_bound_bytes=peak, above_high=above_high) is answer
 
 
 def test_seldom_far_from_the_limit_and_fast_near_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import hashlib
 import io
 import os
@@ -114,10 +115,13 @@ def _build(recipe: Recipe, building: Path, log: Path) -> None:
         grow = [shutil.which("tune2fs", path=SEARCH) or "tune2fs", "-I", "256", str(root)]
         tuned = image.returncode == 0 and subprocess.run(grow, stdout=log_file, stderr=log_file).returncode == 0
     if tar.returncode != 0 or not tuned:
-        last = log.read_text(errors="replace").splitlines()[-15:]
-        raise ImageError(
-            f"the guest's image was not built: read {log}, then try again with the network up\n" + "\n".join(last)
-        )
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        advice = "try again with the network up"
+        if "unable to pick chroot mode" in last:
+            # adduser writes these lines; users from elsewhere (LDAP, an image's own) may have none.
+            ids = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+            advice = f"try `sudo usermod {ids} {getpass.getuser()}`: mmdebstrap needs a user namespace with more ids"
+        raise ImageError(f"the guest's image was not built: read {log}, then {advice}\n{last}")
     # The highest version last: `update-initramfs` names them alike, so the two globs agree.
     for pattern, name in (("vmlinuz-*", "vmlinuz"), ("initrd.img-*", "initrd.img")):
         max((building / "boot").glob(pattern)).rename(building / name)
