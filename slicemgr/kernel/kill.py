@@ -65,16 +65,6 @@ class ProvenProcess:
         """SIGKILL. Raises ProcessGoneError, NotPermittedError."""
         self._signal(signal.SIGKILL)
 
-    def release_memory(self) -> None:
-        """Free its memory before it has exited; for a thread of its own, see syscalls.process_mrelease.
-
-        All its failures are survived: gone already (ESRCH), an older kernel (ENOSYS), or shared memory (EINVAL).
-        """
-        try:
-            syscalls.process_mrelease(self._pidfd)
-        except OSError:
-            return
-
     def close(self) -> None:
         """Let go of the pidfd."""
         os.close(self._pidfd)
@@ -86,3 +76,16 @@ class ProvenProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def release_memory(pidfd: int) -> None:
+    """Free the memory of a killed process before it has exited, and close the pidfd; see syscalls.process_mrelease.
+
+    All its failures are survived: gone already (ESRCH), an older kernel (ENOSYS), or shared memory (EINVAL).
+    """
+    try:
+        syscalls.process_mrelease(pidfd)
+    except OSError:
+        return
+    finally:
+        os.close(pidfd)

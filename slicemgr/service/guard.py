@@ -8,13 +8,15 @@ signal waits for anything but the kernel. Reports go into a queue that never blo
 
 import asyncio
 import dataclasses
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final, Protocol
 
 from slicemgr.kernel.errors import KernelError, NotPermittedError, ProcessGoneError
-from slicemgr.kernel.kill import ProvenProcess, RefusedError
+from slicemgr.kernel.kill import ProvenProcess, RefusedError, release_memory
 from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.cgroup import CgroupSample, Measure, MemoryLimits
 from slicemgr.model.decision import FindVictim, Resource, Shortage, Warn
@@ -24,6 +26,7 @@ from slicemgr.policy.badness import BadnessScale, held_pages
 from slicemgr.policy.reaction import ReactionState, react, shortage_in
 from slicemgr.policy.sampling import Pace, next_look, tighter_measure
 from slicemgr.policy.victim import Choice, NoVictim, choose, runners_up
+from slicemgr.service.blocking import in_thread
 from slicemgr.service.exits import readable_within
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import HighReport, KillOutcome, KillReport, NoVictimReport, Report
@@ -57,7 +60,6 @@ class Killable(Protocol):
 
     def fileno(self) -> int: ...
     def kill(self) -> None: ...
-    def release_memory(self) -> None: ...
 
 
 class Guard:
@@ -155,7 +157,7 @@ class Guard:
         if measure is not Measure.PROPORTIONAL or not self._proportional_is_slow:
             sample = self._source.read(measure)
         else:
-            sample = await asyncio.get_running_loop().run_in_executor(None, self._source.read, measure)
+            sample = await in_thread(partial(self._source.read, measure))
         if measure is Measure.PROPORTIONAL:
             self._proportional_is_slow = sample.cost_seconds > SLOW_SECONDS
         return sample
@@ -217,10 +219,8 @@ class Guard:
         try:
             with self._prove(identity) as victim:
                 victim.kill()
-                releasing = _in_a_thread(victim.release_memory)
+                _release_in_thread(victim.fileno())
                 exited = await readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
-                if releasing is not None:
-                    await releasing
         except ProcessGoneError:
             return None
         except NotPermittedError:
@@ -254,12 +254,14 @@ def _held_bytes(process: ProcessSample) -> int:
     return held_pages(process) * PAGE_BYTES
 
 
-def _in_a_thread(release: Callable[[], None]) -> asyncio.Future[None] | None:
+def _release_in_thread(pidfd: int) -> None:
     """process_mrelease blocks for up to 90 ms on a big process: a thread may wait for it, the loop may not.
 
-    None where there is no thread to be had: the exit frees the memory as well, a little later.
+    On a copy of the pidfd, so that nobody has to wait for the thread. Where there is none to be had, the exit
+    frees the memory as well, a little later.
     """
+    copy = os.dup(pidfd)
     try:
-        return asyncio.get_running_loop().run_in_executor(None, release)
+        in_thread(partial(release_memory, copy))
     except RuntimeError:
-        return None
+        os.close(copy)

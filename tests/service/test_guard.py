@@ -103,9 +103,6 @@ class FakeVictim:
                 self._machine.processes = [each for each in self._machine.processes if each.identity != self._identity]
             self._machine.next_reading()
 
-    def release_memory(self) -> None:
-        return
-
     def close(self) -> None:
         os.close(self._exit)
         if self._open:

@@ -13,7 +13,7 @@ import pytest
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.errors import ProcessGoneError
-from slicemgr.kernel.kill import ProvenProcess, RefusedError
+from slicemgr.kernel.kill import ProvenProcess, RefusedError, release_memory
 from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.kernel.proctree import ProcessTree
 from slicemgr.model.cgroup import Measure
@@ -201,7 +201,7 @@ def test_proven_and_killed(hog: Hogs) -> None:
     with ProvenProcess(procfs.identity_of(victim.pid)) as proven:
         assert not select.select([proven], [], [], 0)[0]
         proven.kill()
-        proven.release_memory()
+        release_memory(os.dup(proven.fileno()))
         assert select.select([proven], [], [], 20)[0]
     assert victim.process.wait() == -signal.SIGKILL
 
