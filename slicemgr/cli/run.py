@@ -38,7 +38,7 @@ its priority is a little below slicemgr's, so that the looks come in time."""
 _EPILOG = """\
 SIZE is in bytes, or with a suffix of 1024s: 600M, 1.5G. PCT is a share of the machine's memory: 60%. 'max' is
 no limit. Without --max the command may take what is free now, less a tenth of the machine. What counts is memory
-that only the end of a process frees: not page cache, and what processes share only once.
+that only ending a process frees: page cache does not count, and what several processes share counts once.
 
 exit status: the command's own, and its signal if one ended it; 125 if slicemgr failed, 126 if the command
 can't be executed, 127 if it is not found, 2 for a usage error.
@@ -110,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--swap-max", metavar="SIZE", help="hard limit on swapped memory: above it one process is killed"
     )
-    parser.add_argument("--slice", metavar="NAME", default="build", help="the slice that reports name (build)")
+    parser.add_argument(
+        "--slice", metavar="NAME", default="build", help="name of its slice in reports; no cgroup is made (build)"
+    )
     parser.add_argument("--name", metavar="NAME", help="the job's name in reports (the command's)")
     parser.add_argument("--json", metavar="FILE", help="write what happened to FILE as well, as JSON")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run")
