@@ -38,7 +38,7 @@ class CgroupSample:
     taken_seconds: float
     """Monotonic clock at the end of the reading."""
     cost_seconds: float
-    """What the reading took."""
+    """CPU time that the reading took."""
     members: int
     """Processes counted."""
     resident_bytes: int

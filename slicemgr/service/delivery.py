@@ -5,41 +5,27 @@
 would grow unwatched until somebody pressed the space bar.
 """
 
-import queue
-import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from slicemgr.service.report import Report
+from slicemgr.service.worker import Worker
 
 
 class Delivery:
-    """Hands reports to `tell`, in order, from a thread; a context manager that ends when all is told.
-
-    The thread starts with the first report, so after the command was forked: a fork with threads about may leave a lock
-    taken in the child for ever.
-    """
+    """Hands reports to `tell`, in order, from a thread; a context manager that ends when all is told."""
 
     def __init__(self, tell: Callable[[Report], None]) -> None:
         self._tell = tell
-        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("delivery")
 
     def __call__(self, report: Report) -> None:
         """Queue a report; never waits, but where no thread is to be had (a fork bomb took them all)."""
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="delivery", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                self._tell(report)
-                return
-            self._thread = thread
-        self._reports.put(report)
-
-    def _run(self) -> None:
-        while (report := self._reports.get()) is not None:
+        try:
+            self._worker.do(partial(self._tell, report))
+        except RuntimeError:
             self._tell(report)
 
     def __enter__(self) -> Self:
@@ -48,6 +34,4 @@ class Delivery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread is not None:
-            self._reports.put(None)
-            self._thread.join()
+        self._worker.finish()

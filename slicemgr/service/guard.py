@@ -26,10 +26,10 @@ from slicemgr.policy.badness import BadnessScale, held_pages
 from slicemgr.policy.reaction import ReactionState, react, shortage_in
 from slicemgr.policy.sampling import Pace, next_look, tighter_measure
 from slicemgr.policy.victim import Choice, NoVictim, choose, runners_up
-from slicemgr.service.blocking import in_thread
 from slicemgr.service.exits import readable_within
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import HighReport, KillOutcome, KillReport, NoVictimReport, Report
+from slicemgr.service.worker import Worker
 
 EXIT_TIMEOUT_SECONDS: Final = 5.0
 """A process in an uninterruptible sleep (a dead NFS server) does not end by SIGKILL. 400 MB took 170 ms to be
@@ -47,7 +47,8 @@ FUTILE_WINDOW_SECONDS: Final = 10.0
 FUTILE_SHARE: Final = 1 / 4
 """Three children in ten seconds whose end freed less than a quarter of what their parent holds: then it is the parent
 that leaks, and it goes itself. The rule prefers children; without this bound a leaking test runner took 59 of its small
-workers with it before its own turn came. A compiler frees a hundred times what make holds."""
+workers with it before its own turn came. Only a parent that holds at least half of what its child did can be the
+leaker: while the others grow, the end of a compiler seems to free nothing, and make is not to blame for that."""
 
 FAILED_LOOKS: Final = 10
 FAILED_LOOK_PAUSE_SECONDS: Final = 0.1
@@ -95,6 +96,8 @@ class Guard:
         self._without_victim = False
         self._proportional_is_slow = False
         self._acting = asyncio.Lock()
+        self._releasing = Worker("release")
+        self._measuring = Worker("measure")
 
     async def at_rest(self) -> None:
         """Wait for the end of a kill that is under way: a victim may be the whole job, and has to be told of."""
@@ -157,7 +160,7 @@ class Guard:
         if measure is not Measure.PROPORTIONAL or not self._proportional_is_slow:
             sample = self._source.read(measure)
         else:
-            sample = await in_thread(partial(self._source.read, measure))
+            sample = await self._measuring.ask(partial(self._source.read, measure))
         if measure is Measure.PROPORTIONAL:
             self._proportional_is_slow = sample.cost_seconds > SLOW_SECONDS
         return sample
@@ -219,7 +222,7 @@ class Guard:
         try:
             with self._prove(identity) as victim:
                 victim.kill()
-                _release_in_thread(victim.fileno())
+                self._release(victim.fileno())
                 exited = await readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
         except ProcessGoneError:
             return None
@@ -228,6 +231,18 @@ class Guard:
         except RefusedError:
             return KillOutcome.REFUSED
         return KillOutcome.EXITED if exited else KillOutcome.STILL_THERE
+
+    def _release(self, pidfd: int) -> None:
+        """process_mrelease blocks for up to 90 ms on a big process: a thread may wait for it, the loop may not.
+
+        On a copy of the pidfd, so that nobody has to wait for the thread. Where there is none to be had, the exit
+        frees the memory as well, a little later.
+        """
+        copy = os.dup(pidfd)
+        try:
+            self._releasing.do(partial(release_memory, copy))
+        except RuntimeError:
+            os.close(copy)
 
     def _exhausted(self, now: float) -> frozenset[ProcessIdentity]:
         """Parents that have had their sacrifices."""
@@ -239,8 +254,10 @@ class Guard:
 
     def _note_futility(self, table: ProcessTable, choice: Choice, now: float, freed_bytes: int) -> None:
         """What was freed is counted, not what the child held: most of a forked child's memory is its parent's."""
-        parent = table.get(choice.victim.process.ppid)
-        if parent is not None and freed_bytes < _held_bytes(parent) * FUTILE_SHARE:
+        victim, parent = choice.victim.process, table.get(choice.victim.process.ppid)
+        if parent is None or 2 * _held_bytes(parent) < _held_bytes(victim):
+            return
+        if freed_bytes < _held_bytes(parent) * FUTILE_SHARE:
             self._futile.setdefault(parent.identity, []).append(now)
 
     def _tell_no_victim(self, report: NoVictimReport) -> None:
@@ -252,16 +269,3 @@ class Guard:
 
 def _held_bytes(process: ProcessSample) -> int:
     return held_pages(process) * PAGE_BYTES
-
-
-def _release_in_thread(pidfd: int) -> None:
-    """process_mrelease blocks for up to 90 ms on a big process: a thread may wait for it, the loop may not.
-
-    On a copy of the pidfd, so that nobody has to wait for the thread. Where there is none to be had, the exit
-    frees the memory as well, a little later.
-    """
-    copy = os.dup(pidfd)
-    try:
-        in_thread(partial(release_memory, copy))
-    except RuntimeError:
-        os.close(copy)

@@ -82,8 +82,8 @@ def _go_before(pid: int) -> None:
     """Be scheduled before the build that is watched: by our own priority, or else by that of the command.
 
     `make -j20` on two cores has twenty tasks to run and we have one of a millisecond. On equal terms the looks
-    and the exits of victims came so late that 400 MiB became 520-620; at nice -10 it was 405-414, and with the
-    command at nice 5, which needs no privilege, 425-434 (docs/benchmarks.md).
+    and the exits of victims came so late that a limit of 400 MiB became 520-576; at nice -10 it was 408-412, and with
+    the command at nice 5, which needs no privilege, 412-444 (docs/benchmarks.md).
     """
     own = os.getpriority(os.PRIO_PROCESS, 0)
     try:

@@ -6,14 +6,13 @@ memory, and before the kill reading them may wait for the victim's address space
 thread, when a job comes near its limit; who is killed sooner is reported by its name alone.
 """
 
-import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from slicemgr.kernel import procfs
 from slicemgr.model.process import ProcessIdentity, ProcessSample
+from slicemgr.service.worker import Worker
 
 _Key: TypeAlias = tuple[ProcessIdentity, str]
 """The name is part of it: it changes at the exec, and with it the arguments."""
@@ -29,17 +28,19 @@ class CommandLines:
         self._members = members
         self._known: dict[_Key, tuple[str, ...]] = {}
         self._learnt_seconds = -INTERVAL_SECONDS
-        # A daemon: a read that waits for a lock for ever must not keep slicemgr from ending.
-        self._thread = threading.Thread(target=self._learn, daemon=True)
+        self._worker = Worker("command-lines")
+        self._is_learning = False
 
     def learn(self, now_seconds: float) -> None:
         """Begin to read what is not known yet; returns at once. Does nothing if that was just done, or goes on."""
-        if self._thread.is_alive() or now_seconds - self._learnt_seconds < INTERVAL_SECONDS:
+        if self._is_learning or now_seconds - self._learnt_seconds < INTERVAL_SECONDS:
             return
         self._learnt_seconds = now_seconds
-        self._thread = threading.Thread(target=self._learn, name="command-lines", daemon=True)
-        with contextlib.suppress(RuntimeError):  # No thread is to be had: the names alone must do.
-            self._thread.start()
+        self._is_learning = True
+        try:
+            self._worker.do(self._learn)
+        except RuntimeError:  # No thread is to be had: the names alone must do.
+            self._is_learning = False
 
     def of(self, process: ProcessSample) -> tuple[str, ...]:
         """The arguments, or nothing if they are not known. Never reads."""
@@ -56,3 +57,4 @@ class CommandLines:
                 continue
         # One assignment, so no lock is needed; who has ended is forgotten with the old dictionary.
         self._known = known
+        self._is_learning = False

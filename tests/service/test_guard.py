@@ -291,6 +291,18 @@ async def test_children_whose_end_helps_are_no_futile_sacrifice() -> None:
 
 
 @pytest.mark.asyncio
+async def test_make_is_never_to_blame() -> None:
+    """The other compilers grow faster than the victims free: usage rises from kill to kill, and make lives on."""
+    make, compilers = process(10, 500), [process(20 + at, 12_000, parent=10) for at in range(8)]
+    usages = [GB + GB // 10 * at for at in range(1, 8)]
+    machine = Machine([(usage, usage) for usage in usages] + [(1, 1)], [make, *compilers])
+    await watch(machine, MemoryLimits(max=GB))
+    victims = [pid for pid, _ in kills(machine)]
+    assert len(victims) == len(usages)
+    assert 10 not in victims
+
+
+@pytest.mark.asyncio
 async def test_old_sacrifices_are_forgotten() -> None:
     """Three in a day are no leak: only those of the last ten seconds count."""
     children = [process(20 + at, 1, parent=10) for at in range(6)]
