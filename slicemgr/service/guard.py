@@ -50,6 +50,7 @@ that leaks, and it goes itself. The rule prefers children; without this bound a 
 workers with it before its own turn came. Only a parent that holds at least half of what its child did can be the
 leaker: while the others grow, the end of a compiler seems to free nothing, and make is not to blame for that."""
 
+FLEETING: Final = (OSError, RuntimeError, KernelError)
 FAILED_LOOKS: Final = 10
 FAILED_LOOK_PAUSE_SECONDS: Final = 0.1
 """A look can fail for a moment: no thread, no descriptor, no memory to be had, as a fork bomb makes it. A second of
@@ -114,7 +115,7 @@ class Guard:
             try:
                 interval = await self._look()
                 failures = 0
-            except (OSError, RuntimeError, KernelError):
+            except FLEETING:
                 failures += 1
                 if failures == FAILED_LOOKS:
                     raise
@@ -180,7 +181,10 @@ class Guard:
         if outcome is None:
             return 0.0  # It ended by itself: that may have been enough.
         seconds_to_exit = self._clock() - decided
-        after = await self._measure()
+        try:
+            after = await self._measure()
+        except FLEETING:
+            after = sample  # Who was killed is told, also when it can't be seen what that has brought.
         used_after = after.memory_bytes if shortage.resource is Resource.MEMORY else after.swap_bytes
         if outcome is not KillOutcome.EXITED:
             self._survivors.add(choice.victim.process.identity)

@@ -331,6 +331,23 @@ async def test_a_look_may_fail_for_a_moment() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_kill_is_told_also_when_the_next_look_fails() -> None:
+    """Nothing may be killed without a word."""
+    machine = Machine([(1200, 1200), (1, 1)], [process(10, 50), process(11, 60)])
+    read = machine.read
+
+    def fails_once_after_the_kill(measure: Measure) -> CgroupSample:
+        if machine.log and machine.log[-1].startswith("kill"):
+            machine.log.append("failed look")
+            raise OSError("no descriptor")
+        return read(measure)
+
+    machine.read = fails_once_after_the_kill  # type: ignore[method-assign]
+    await watch(machine)
+    assert kills(machine) == [(11, KillOutcome.EXITED)]
+
+
+@pytest.mark.asyncio
 async def test_a_look_that_always_fails_is_told() -> None:
     """After a second of nothing but failures the guard gives up, with the reason."""
     machine = Machine([(500, 500)])
