@@ -239,10 +239,13 @@ class Guard:
     def _release(self, pidfd: int) -> None:
         """process_mrelease blocks for up to 90 ms on a big process: a thread may wait for it, the loop may not.
 
-        On a copy of the pidfd, so that nobody has to wait for the thread. Where there is none to be had, the exit
-        frees the memory as well, a little later.
+        On a copy of the pidfd, so that nobody has to wait for the thread. Where no copy (OSError) or no thread
+        (RuntimeError) is to be had, the exit frees the memory as well, a little later.
         """
-        copy = os.dup(pidfd)
+        try:
+            copy = os.dup(pidfd)
+        except OSError:
+            return
         try:
             self._releasing.do(partial(release_memory, copy))
         except RuntimeError:
