@@ -54,7 +54,7 @@ def _visible(character: str) -> str:
     if character.isprintable() and character != "\\":
         return character
     if _is_stray_byte(character):
-        return f"\\x{ord(character) - 0xDC00:02x}"
+        return encodable(character)
     return "\\\\" if character == "\\" else character.encode("unicode_escape").decode("ascii")
 
 

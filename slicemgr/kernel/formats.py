@@ -23,7 +23,6 @@ class ProcStat:
     pgrp: int
     session: int
     flags: int
-    num_threads: int
     starttime: int
     """Clock ticks since boot."""
     startstack: int
@@ -33,11 +32,6 @@ class ProcStat:
     def is_kernel_thread(self) -> bool:
         """It never had an address space."""
         return bool(self.flags & PF_KTHREAD)
-
-    @property
-    def is_dead(self) -> bool:
-        """Its leader has ended; with num_threads > 1 other threads may still hold its memory."""
-        return self.state in {"Z", "X"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,6 @@ def parse_stat(text: bytes) -> ProcStat:
             pgrp=int(fields[2]),
             session=int(fields[3]),
             flags=int(fields[6]),
-            num_threads=int(fields[17]),
             starttime=int(fields[19]),
             startstack=int(fields[25]),
         )

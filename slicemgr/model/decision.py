@@ -21,11 +21,6 @@ class Shortage:
     usage_bytes: int
     limit_bytes: int
 
-    @property
-    def needed_bytes(self) -> int:
-        """How much has to be freed to be at the limit again."""
-        return self.usage_bytes - self.limit_bytes
-
 
 @dataclass(frozen=True, slots=True)
 class Nothing:

@@ -240,7 +240,7 @@ class TestKilling:
             ["sh", "-c", script, "sh", *SLICEMGR, "run", "--", "true"], capture_output=True, text=True, timeout=60
         )
         sleeper = int(done.stdout)
-        assert not procfs.read_stat(sleeper).is_dead
+        assert procfs.read_stat(sleeper).state != "Z"
         os.kill(sleeper, signal.SIGKILL)
         assert "still running" not in done.stderr
 
@@ -342,7 +342,7 @@ class TestSignals:
         status, _, told = build.end()
         assert status == -number
         assert f"ended by {number.name}".encode() in told
-        while any(stat.pgrp == group and not stat.is_dead for stat in procfs.processes().values()):
+        while any(stat.pgrp == group and stat.state != "Z" for stat in procfs.processes().values()):
             os.sched_yield()  # Its last children are on their way out.
 
     def test_a_handled_signal_is_the_commands_business(self, job: Jobs) -> None:

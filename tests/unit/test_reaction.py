@@ -42,8 +42,3 @@ def test_row(name: str, state: ReactionState, memory: int, swap: int, then: Reac
 def test_no_limits_no_reaction() -> None:
     """Whatever is held."""
     assert react(CALM, sample(1 << 60, swap=1 << 60), MemoryLimits()) == (CALM, Nothing())
-
-
-def test_a_shortage_says_how_much_is_needed() -> None:
-    """Back to the limit, not below it."""
-    assert Shortage(Resource.MEMORY, 101, 100).needed_bytes == 1
