@@ -22,6 +22,7 @@ from slicemgr.service.report import (
     GuardFailedReport,
     HighReport,
     JobReport,
+    KernelKillReport,
     KillOutcome,
     KillReport,
     NoVictimReport,
@@ -34,7 +35,12 @@ SCHEMA: Final = "slicemgr.run/1"
 
 Data: TypeAlias = Mapping[str, object]
 
-_OPTION: Final = {Resource.MEMORY: "--max", Resource.SWAP: "--swap-max"}
+_OPTION: Final = {
+    Resource.MEMORY: "--max",
+    Resource.SWAP: "--swap-max",
+    Resource.HIGH: "--high",
+    Resource.MACHINE: "the machine's memory",
+}
 
 
 class RunReport:
@@ -174,6 +180,12 @@ def _line(report: Report) -> str:
             return (
                 f"the job holds {_above(report.shortage.usage_bytes, report.shortage.limit_bytes, option)}, "
                 "and nothing in it can be killed" + (f": {spared}" if spared else "")
+            )
+        case KernelKillReport():
+            names = ", ".join(f"'{printable(name)}' (pid {pid})" for pid, name in report.victims)
+            return (
+                f"the kernel was first: its OOM killer ended {names or f'{report.count} of the job'}; "
+                "try a higher --max, or fewer steps at once"
             )
         case SignalRefusedReport():
             return (

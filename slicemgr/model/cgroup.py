@@ -17,6 +17,107 @@ class MemoryLimits:
     """memory.swap.max: above it a process has to go."""
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryEvents:
+    """memory.events or memory.events.local: counts since the cgroup was made; None where the kernel has no such row."""
+
+    low: int | None = None
+    high: int | None = None
+    max: int | None = None
+    oom: int | None = None
+    oom_kill: int | None = None
+    oom_group_kill: int | None = None
+
+    def since(self, earlier: "MemoryEvents") -> "MemoryEvents":
+        """What happened in between; a counter that only one of the two has is None."""
+        return MemoryEvents(
+            low=_difference(self.low, earlier.low),
+            high=_difference(self.high, earlier.high),
+            max=_difference(self.max, earlier.max),
+            oom=_difference(self.oom, earlier.oom),
+            oom_kill=_difference(self.oom_kill, earlier.oom_kill),
+            oom_group_kill=_difference(self.oom_group_kill, earlier.oom_group_kill),
+        )
+
+
+def _difference(later: int | None, earlier: int | None) -> int | None:
+    return None if later is None or earlier is None else later - earlier
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStat:
+    """The rows of memory.stat that say whether reclaim can help; None where the kernel has no such row."""
+
+    anon: int | None = None
+    """Bytes of anonymous memory."""
+    file: int | None = None
+    """Bytes of page cache, shmem included."""
+    shmem: int | None = None
+    """Bytes of tmpfs and shared memory: in `file`, and nothing but swap can take them."""
+    kernel: int | None = None
+    """Bytes of kernel memory in all (since 5.18)."""
+    kernel_stack: int | None = None
+    pagetables: int | None = None
+    percpu: int | None = None
+    sock: int | None = None
+    slab_reclaimable: int | None = None
+    slab_unreclaimable: int | None = None
+    unevictable: int | None = None
+    file_dirty: int | None = None
+    file_writeback: int | None = None
+    inactive_file: int | None = None
+    active_file: int | None = None
+    workingset_refault_anon: int | None = None
+    """Pages that came back from swap soon after they had gone: counts, not bytes (5.9 split anon and file)."""
+    workingset_refault_file: int | None = None
+    pgscan: int | None = None
+    """Pages that reclaim looked at."""
+    pgsteal: int | None = None
+    """Pages that reclaim freed."""
+    pgmajfault: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """One line of a pressure file (Documentation/accounting/psi.rst)."""
+
+    avg10: float
+    """Percent of the last ten seconds; stale for as long, so never the reason for a kill."""
+    avg60: float
+    avg300: float
+    total_usec: int
+    """Microseconds since boot, or since the cgroup was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """memory.pressure of a cgroup, or /proc/pressure/memory."""
+
+    some: Stall
+    """At least one task waits for memory."""
+    full: Stall | None
+    """All tasks that could run wait for memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupReading:
+    """One cgroup at one instant, as its files tell it; None where a file or its controller is missing."""
+
+    taken_seconds: float
+    """Monotonic clock."""
+    current_bytes: int
+    """memory.current: page cache is in it."""
+    swap_bytes: int | None
+    events: MemoryEvents
+    """memory.events: of the whole subtree."""
+    local_events: MemoryEvents | None
+    """memory.events.local: of this cgroup's own limits (since 5.2)."""
+    stat: MemoryStat
+    pressure: Pressure | None
+    cpu_usage_usec: int | None
+    """cpu.stat usage_usec."""
+
+
 class Measure(enum.Enum):
     """How a group's memory was measured; each is an upper bound of the next, and costs more to read.
 

@@ -11,15 +11,31 @@ class Resource(enum.Enum):
 
     MEMORY = "memory.max"
     SWAP = "memory.swap.max"
+    HIGH = "memory.high"
+    MACHINE = "MemAvailable"
+    """The machine's own memory: what is available, not a limit of a slice."""
+
+
+class Evidence(enum.Enum):
+    """What convinced us that waiting does not help; the values are ends of the sentence 'and ...'."""
+
+    PASSED = "it is above the limit"
+    UNRECLAIMABLE = "nearly all of it can't be reclaimed"
+    SWAP_FULL = "there is no swap left to take it"
+    THRASHING = "what is reclaimed is needed again at once"
+    MACHINE = "the machine has no memory left"
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """A limit that has been passed."""
+    """A limit that has been passed, or at which a cgroup stands still."""
 
     resource: Resource
     usage_bytes: int
     limit_bytes: int
+    evidence: Evidence = Evidence.PASSED
+    stalled_seconds: float = 0.0
+    """How long it had stood still at the decision."""
 
 
 @dataclass(frozen=True, slots=True)

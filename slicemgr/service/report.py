@@ -8,6 +8,7 @@ from typing import TypeAlias
 from slicemgr.model.cgroup import MemoryLimits
 from slicemgr.model.decision import Shortage
 from slicemgr.model.process import ProcessSample
+from slicemgr.model.slice import VictimRule
 from slicemgr.policy.badness import Unkillable
 
 
@@ -45,6 +46,11 @@ class KillReport:
     """What the job held after the exit, at most."""
     was_alone: bool
     """It was the only process of the job."""
+    cgroup: str = ""
+    """The offending cgroup, as /proc/PID/cgroup names it; empty where the job is a process tree."""
+    rule: VictimRule = VictimRule.HIGHEST_BADNESS_CHILD
+    asked_to_end: bool = False
+    """SIGTERM was sent first, and the grace time kept."""
 
     @property
     def killed(self) -> bool:
@@ -59,6 +65,18 @@ class HighReport:
     at_seconds: float
     usage_bytes: int
     high_bytes: int
+    cgroup: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelKillReport:
+    """The kernel's OOM killer was first: oom_kill grew, and not by us."""
+
+    at_seconds: float
+    cgroup: str
+    count: int
+    victims: tuple[tuple[int, str], ...]
+    """(pid, comm) as far as the kernel's log tells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,7 @@ class NoVictimReport:
     at_seconds: float
     shortage: Shortage
     spared: tuple[tuple[ProcessSample, Unkillable], ...]
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +122,6 @@ class JobReport:
     """Processes that outlived the command and are guarded no longer."""
 
 
-Report: TypeAlias = KillReport | HighReport | NoVictimReport | GuardFailedReport | SignalRefusedReport
+Report: TypeAlias = (
+    KillReport | HighReport | KernelKillReport | NoVictimReport | GuardFailedReport | SignalRefusedReport
+)
