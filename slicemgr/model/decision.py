@@ -32,10 +32,16 @@ class Shortage:
 
     resource: Resource
     usage_bytes: int
+    """What is used of it; of the machine, what is still available."""
     limit_bytes: int
     evidence: Evidence = Evidence.PASSED
     stalled_seconds: float = 0.0
     """How long it had stood still at the decision."""
+
+    def freed_bytes(self, usage_after_bytes: int) -> int:
+        """What has been gained since the decision."""
+        gained = self.usage_bytes - usage_after_bytes
+        return -gained if self.resource is Resource.MACHINE else gained
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +64,11 @@ class FindVictim:
     shortage: Shortage
 
 
-Decision: TypeAlias = Nothing | Warn | FindVictim
+@dataclass(frozen=True, slots=True)
+class KernelWasFirst:
+    """The kernel's OOM killer took members by itself: nothing is left to do but to tell it."""
+
+    count: int
+
+
+Decision: TypeAlias = Nothing | Warn | FindVictim | KernelWasFirst

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a person asks for: a job, before anything about the machine is known."""
+"""What a person asks for: a job, before anything about the machine is known. Light, see model/quantity.py."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from slicemgr.model.quantity import Amount
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slicemgr.model.quantity import Amount
 
 _UNIT_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.-")
 # systemd.unit(5): "The unit name ... at most 255 characters", suffix included.
@@ -14,16 +16,38 @@ class SpecError(ValueError):
     """The request can't be meant as it stands; the message ends in what to try."""
 
 
-@dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A command and the limits asked for it. None: not given, so the default holds."""
+    """A command and the limits asked for it. None: not given, so the default holds. A value: never changed."""
 
-    command: tuple[str, ...]
-    name: str
-    slice_name: str = "build.slice"
-    high: Amount | None = None
-    max: Amount | None = None
-    swap_max: Amount | None = None
+    __slots__ = ("command", "high", "max", "name", "slice_name", "swap_max")
+
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        name: str,
+        slice_name: str = "build.slice",
+        high: Amount | None = None,
+        max: Amount | None = None,  # noqa: A002 - the word of cgroup v2
+        swap_max: Amount | None = None,
+    ) -> None:
+        self.command = command
+        self.name = name
+        self.slice_name = slice_name
+        self.high = high
+        self.max = max
+        self.swap_max = swap_max
+
+    def _fields(self) -> tuple[object, ...]:
+        return self.command, self.name, self.slice_name, self.high, self.max, self.swap_max
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, JobSpec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __repr__(self) -> str:
+        return f"JobSpec{self._fields()!r}"
 
 
 def slice_unit_name(text: str) -> str:

@@ -14,6 +14,7 @@ And only what a process (or a parent on purpose) set beyond the job's own oom_sc
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from slicemgr.model.process import OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN, ProcessIdentity, ProcessSample
@@ -29,6 +30,7 @@ class Unkillable(enum.Enum):
     NO_MEMORY = "a zombie, which holds no memory"
     SHARES_MEMORY = "living in its parent's address space until it execs"
     SURVIVED = "one that could not be ended before"
+    PROTECTED = "protected by the configuration of its slice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class BadnessScale:
     """Pids of this process and all its ancestors."""
     survivors: frozenset[ProcessIdentity] = frozenset()
     """Who could not be killed, or did not end by it in time."""
+    protected: frozenset[int] = frozenset()
+    """Pids that the configuration spares (`protect` of the slice)."""
 
 
 def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | None:
@@ -56,6 +60,7 @@ def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | 
         # in_vfork() in the kernel's oom_badness(): its memory is its parent's, and killing it frees nothing.
         (process.shares_memory_with_parent, Unkillable.SHARES_MEMORY),
         (process.identity in scale.survivors, Unkillable.SURVIVED),
+        (process.pid in scale.protected, Unkillable.PROTECTED),
     )
     return next((reason for holds, reason in reasons if holds), None)
 
@@ -68,6 +73,18 @@ def memory_pages(process: ProcessSample) -> int:
 def held_pages(process: ProcessSample) -> int:
     """The same less mapped files: what counts against the job's limit, and what people are told that it held."""
     return memory_pages(process) - process.file_pages
+
+
+def inherited_oom_score_adj(processes: Iterable[ProcessSample]) -> int:
+    """What the members of a group have by birth: the value that most of them have, the lowest of several such.
+
+    Who it is taken from hardly matters: a common part shifts all points alike, and only the order decides.
+    """
+    counts: dict[int, int] = {}
+    for process in processes:
+        if process.has_memory and process.oom_score_adj > OOM_SCORE_ADJ_MIN:
+            counts[process.oom_score_adj] = counts.get(process.oom_score_adj, 0) + 1
+    return min(counts, key=lambda adj: (-counts[adj], adj), default=0)
 
 
 def badness(process: ProcessSample, scale: BadnessScale) -> int:

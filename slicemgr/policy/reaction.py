@@ -1,41 +1,291 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a sample of a group calls for."""
+"""What a situation calls for: the state table of one group, with its deadlines.
 
-from dataclasses import dataclass
+| phase | what is seen | next | decision |
+| --- | --- | --- | --- |
+| CALM | `high` grew, or above memory.high | THROTTLED | Warn once an episode, if it is no page cache |
+| CALM, THROTTLED | what is stuck reaches a limit, or all tasks wait | STALLED | the start is noted |
+| THROTTLED | quiet for SETTLE_SECONDS | CALM | Nothing |
+| STALLED | still so after its patience, and reclaim can't help | KILL | FindVictim |
+| STALLED | no longer so | THROTTLED | Nothing |
+| KILL | a victim exited, or nobody can be taken | COOLING | (the guard reports) |
+| KILL | the victim is still there | KILL | FindVictim: the next one |
+| COOLING | time is up | CALM | read afresh |
+| any | the kernel's OOM killer took a member | COOLING | KernelWasFirst |
 
-from slicemgr.model.cgroup import CgroupSample, MemoryLimits
-from slicemgr.model.decision import Decision, FindVictim, Nothing, Resource, Shortage, Warn
+A process tree without a cgroup can only pass a limit, which needs no patience: it goes CALM -> KILL in one look.
+"""
 
-HIGH_SETTLED_PERCENT = 90
+import enum
+from dataclasses import dataclass, replace
+from typing import Final
+
+from slicemgr.model.cgroup import MemoryLimits
+from slicemgr.model.decision import (
+    Decision,
+    Evidence,
+    FindVictim,
+    KernelWasFirst,
+    Nothing,
+    Resource,
+    Shortage,
+    Warn,
+)
+from slicemgr.policy.evidence import Situation
+
+HIGH_SETTLED_PERCENT: Final = 90
 """An episode above memory.high is over once usage is a tenth below it: a build that swings around the limit
 is one episode and gives one warning, not one a second."""
+
+PATIENCE_SECONDS: Final = 0.3
+STALL_FULL_SHARE: Final = 0.6
+STALL_CLEARED_FULL_SHARE: Final = 0.4
+"""A stall: what is stuck is at least memory.high, and all tasks wait for six tenths of the time. In the episodes of
+tests/data nobody who was to be spared had both; page cache that comes and goes has the stuck part below
+the limit, swap that takes what there is waits less than 0.4 of the time. Every leak had both within 0.1 to 0.5 s of
+the first event. Three tenths of a second more tell it from a burst: so a leak is decided on within a second."""
+
+PARTIAL_PATIENCE_SECONDS: Final = 5.0
+PARTIAL_SOME_SHARE: Final = 0.9
+"""Somebody waits nearly all the time, but not all do: who still runs may end and give back, so it gets five seconds."""
+
+BRINK_SHARE: Final = 3 / 4
+"""Of the way from memory.high to memory.max: beyond it the kernel's OOM killer is nearer than our patience is long,
+and it takes the biggest without asking whose child it is. Twenty hogs got there 0.9 s after their first event."""
+
+THRASH_PATIENCE_SECONDS: Final = 5.0
+THRASH_FULL_SHARE: Final = 0.6
+THRASH_REFAULT_SHARE_PER_SECOND: Final = 1 / 16
+THRASH_STUCK_SHARE: Final = 1 / 2
+"""A group that reclaims its own working set: for five seconds all its tasks waited for six tenths of the time, a
+sixteenth of its limit came back each second after it had been taken, and at least half of the limit is held by what
+reclaim can't take. The last row is what saves a group that only reads files: its page cache may come and go."""
+
+NEAR_PERCENT: Final = 97
+"""Of the limit, for who is near it: page cache that was just taken leaves a gap of its own."""
+
+SETTLE_SECONDS: Final = 2.0
+QUIET_SOME_SHARE: Final = 0.1
+"""Two seconds without an event, and hardly anybody waiting: the group needs no looking at, wherever it stands."""
+
+COOLING_SECONDS: Final = 0.1
+"""After an exit: the freed memory shows in memory.current, and the throttled ones wake (137 ms measured)."""
+
+HOT_SECONDS: Final = 0.05
+"""Between two looks at a stalled group: ten in its patience; a look costs 0.1 ms."""
+
+WARM_SECONDS: Final = 0.2
+"""Between two looks at a throttled one: a stall is seen to begin at most this late."""
+
+
+class Phase(enum.Enum):
+    """Where a group stands."""
+
+    CALM = "calm"
+    THROTTLED = "throttled"
+    STALLED = "stalled"
+    KILL = "kill"
+    COOLING = "cooling"
 
 
 @dataclass(frozen=True, slots=True)
 class ReactionState:
-    """What is remembered from sample to sample."""
+    """What is remembered from look to look."""
 
-    above_high: bool = False
-    """In an episode above memory.high, which has been warned of."""
+    phase: Phase = Phase.CALM
+    since_seconds: float = 0.0
+    """When the phase began."""
+    quiet_since_seconds: float | None = None
+    """Since when nothing has happened at memory.high."""
+    warned: bool = False
+    """In an episode above memory.high, which has been told."""
+    full_seconds: float = 0.0
+    """While stalled: how long all tasks waited."""
+    some_seconds: float = 0.0
+    """While stalled: how long at least one did."""
+    refault_pages: int = 0
+    """While stalled: how many pages came back."""
+    is_close: bool = False
+    """While throttled: little is left to reclaim, so a stall may begin at any moment."""
 
 
-def shortage_in(sample: CgroupSample, limits: MemoryLimits) -> Shortage | None:
+def react(
+    state: ReactionState, situation: Situation, limits: MemoryLimits, *, throttles: bool, page_bytes: int = 4096
+) -> tuple[ReactionState, Decision]:
+    """One step of the table. `throttles`: the kernel holds the group at its limits (a cgroup, not a process tree)."""
+    now = situation.at_seconds
+    if situation.kernel_kills:
+        return _enter(state, Phase.COOLING, now), KernelWasFirst(situation.kernel_kills)
+    if state.phase is Phase.COOLING:
+        if now - state.since_seconds < COOLING_SECONDS:
+            return state, Nothing()
+        state = _enter(state, Phase.CALM, now)
+    state, warning = _warning(state, situation, limits)
+    if not throttles:
+        shortage = passed(situation, limits)
+        if shortage is None:
+            return replace(state, phase=Phase.CALM), warning or Nothing()
+        return _enter(state, Phase.KILL, now), FindVictim(shortage)
+    if state.phase in {Phase.CALM, Phase.THROTTLED}:
+        state = _watch_high(state, situation, limits)
+        if _stalls(situation, limits):
+            state = replace(_enter(state, Phase.STALLED, now), full_seconds=0.0, some_seconds=0.0, refault_pages=0)
+    else:
+        state = _remember(state, situation)
+        if _cleared(state, situation, limits):
+            return _enter(state, Phase.THROTTLED, now), warning or Nothing()
+    if state.phase not in {Phase.STALLED, Phase.KILL}:
+        return state, warning or Nothing()
+    shortage = _hopeless(state, situation, limits, page_bytes)
+    if shortage is None:
+        return state, warning or Nothing()
+    return replace(state, phase=Phase.KILL), FindVictim(shortage)
+
+
+def after_kill(state: ReactionState, now: float, *, ended: bool) -> ReactionState:
+    """The guard is done with a victim: `ended` if it exited or there is nobody to take, else the next one's turn."""
+    return _enter(state, Phase.COOLING, now) if ended else state
+
+
+def next_look_seconds(state: ReactionState) -> float | None:
+    """When a cgroup wants to be looked at again without having called; None: when it calls."""
+    if state.phase is Phase.THROTTLED and state.is_close:
+        return HOT_SECONDS
+    return {
+        Phase.CALM: None,
+        Phase.THROTTLED: WARM_SECONDS,
+        Phase.STALLED: HOT_SECONDS,
+        Phase.KILL: HOT_SECONDS,
+        Phase.COOLING: COOLING_SECONDS,
+    }[state.phase]
+
+
+def passed(situation: Situation, limits: MemoryLimits) -> Shortage | None:
     """The hard limit that is passed, memory before swap; being at a limit is not being above it."""
-    if limits.max is not None and sample.memory_bytes > limits.max:
-        return Shortage(Resource.MEMORY, sample.memory_bytes, limits.max)
-    if limits.swap_max is not None and sample.swap_bytes > limits.swap_max:
-        return Shortage(Resource.SWAP, sample.swap_bytes, limits.swap_max)
+    if limits.max is not None and situation.usage_bytes > limits.max:
+        return Shortage(Resource.MEMORY, situation.usage_bytes, limits.max)
+    if limits.swap_max is not None and situation.swap_bytes > limits.swap_max:
+        return Shortage(Resource.SWAP, situation.swap_bytes, limits.swap_max)
     return None
 
 
-def react(state: ReactionState, sample: CgroupSample, limits: MemoryLimits) -> tuple[ReactionState, Decision]:
-    """One step: a hard limit comes before a warning, a warning is given once an episode."""
-    shortage = shortage_in(sample, limits)
+def still_short(shortage: Shortage, situation: Situation) -> bool:
+    """The look before the shot: whether a shortage that was found is there yet."""
+    if shortage.evidence in {Evidence.UNRECLAIMABLE, Evidence.SWAP_FULL}:
+        return situation.stuck_bytes >= shortage.limit_bytes
+    if shortage.evidence is Evidence.THRASHING:
+        return situation.usage_bytes * 100 >= shortage.limit_bytes * NEAR_PERCENT
+    usage = situation.swap_bytes if shortage.resource is Resource.SWAP else situation.usage_bytes
+    return usage > shortage.limit_bytes
+
+
+def _warning(state: ReactionState, situation: Situation, limits: MemoryLimits) -> tuple[ReactionState, Warn | None]:
     if limits.high is None:
-        return state, Nothing() if shortage is None else FindVictim(shortage)
-    newly_above = sample.memory_bytes > limits.high and not state.above_high
-    settled = sample.memory_bytes * 100 < limits.high * HIGH_SETTLED_PERCENT
-    state = ReactionState(above_high=newly_above or (state.above_high and not settled))
-    if shortage is not None:
-        return state, FindVictim(shortage)
-    return state, Warn(sample.memory_bytes, limits.high) if newly_above else Nothing()
+        return state, None
+    held = situation.unreclaimable_bytes
+    if held > limits.high and not state.warned:
+        return replace(state, warned=True), Warn(held, limits.high)
+    if state.warned and held * 100 < limits.high * HIGH_SETTLED_PERCENT:
+        return replace(state, warned=False), None
+    return state, None
+
+
+def _watch_high(state: ReactionState, situation: Situation, limits: MemoryLimits) -> ReactionState:
+    """CALM and THROTTLED: whether the kernel slows the group down."""
+    now, line = situation.at_seconds, _line(limits)
+    state = replace(state, is_close=line is not None and situation.stuck_bytes * 100 >= line * HIGH_SETTLED_PERCENT)
+    if situation.high_events or situation.max_events or (situation.some_share or 0.0) >= QUIET_SOME_SHARE:
+        if state.phase is Phase.CALM:
+            state = _enter(state, Phase.THROTTLED, now)
+        return replace(state, quiet_since_seconds=None)
+    if state.phase is Phase.CALM:
+        return state
+    if state.quiet_since_seconds is None:
+        return replace(state, quiet_since_seconds=now)
+    return _enter(state, Phase.CALM, now) if now - state.quiet_since_seconds >= SETTLE_SECONDS else state
+
+
+def _stalls(situation: Situation, limits: MemoryLimits) -> bool:
+    """Whether a stall may begin here."""
+    line = _line(limits)
+    if line is None:
+        return False
+    waits = (situation.full_share or 0.0) >= STALL_FULL_SHARE
+    if situation.stuck_bytes < line:
+        return waits and _is_near(situation, line)
+    blind = situation.full_share is None  # No pressure files: then the events have to do.
+    partly = (situation.some_share or 0.0) >= PARTIAL_SOME_SHARE
+    return waits or partly or (blind and bool(situation.high_events)) or _is_on_the_brink(situation, limits)
+
+
+def _cleared(state: ReactionState, situation: Situation, limits: MemoryLimits) -> bool:
+    """Whether a stall is over: room below the limit, or most of the time somebody runs."""
+    line = _line(limits)
+    if line is None or not (situation.stuck_bytes >= line or _is_near(situation, line)):
+        return True
+    stalled = situation.at_seconds - state.since_seconds
+    if stalled < PATIENCE_SECONDS or situation.full_share is None:
+        return False
+    partly = situation.stuck_bytes >= line and state.some_seconds >= stalled * PARTIAL_SOME_SHARE
+    return state.full_seconds < stalled * STALL_CLEARED_FULL_SHARE and not partly
+
+
+def _remember(state: ReactionState, situation: Situation) -> ReactionState:
+    elapsed = situation.elapsed_seconds
+    return replace(
+        state,
+        full_seconds=state.full_seconds + (situation.full_share or 0.0) * elapsed,
+        some_seconds=state.some_seconds + (situation.some_share or 0.0) * elapsed,
+        refault_pages=state.refault_pages + situation.refault_pages,
+    )
+
+
+def _hopeless(state: ReactionState, situation: Situation, limits: MemoryLimits, page_bytes: int) -> Shortage | None:
+    """What convinces that waiting does not help, or None."""
+    line = _line(limits)
+    if line is None:
+        return None
+    stalled = situation.at_seconds - state.since_seconds
+    resource = Resource.MEMORY if limits.high is None else Resource.HIGH
+    usage = situation.usage_bytes
+    if situation.stuck_bytes >= line and (
+        _is_on_the_brink(situation, limits) or _has_waited(state, situation, stalled)
+    ):
+        evidence = Evidence.SWAP_FULL if situation.swap_bytes else Evidence.UNRECLAIMABLE
+        return Shortage(resource, usage, line, evidence, stalled)
+    if stalled < THRASH_PATIENCE_SECONDS or situation.unreclaimable_bytes < line * THRASH_STUCK_SHARE:
+        return None
+    refaulted = state.refault_pages * page_bytes / stalled
+    if state.full_seconds >= stalled * THRASH_FULL_SHARE and refaulted >= line * THRASH_REFAULT_SHARE_PER_SECOND:
+        return Shortage(resource, usage, line, Evidence.THRASHING, stalled)
+    return None
+
+
+def _has_waited(state: ReactionState, situation: Situation, stalled: float) -> bool:
+    """For long enough, and for most of that time."""
+    if situation.full_share is None:
+        return stalled >= PATIENCE_SECONDS
+    fully = stalled >= PATIENCE_SECONDS and state.full_seconds >= stalled * STALL_FULL_SHARE
+    partly = stalled >= PARTIAL_PATIENCE_SECONDS and state.some_seconds >= stalled * PARTIAL_SOME_SHARE
+    return fully or partly
+
+
+def _is_on_the_brink(situation: Situation, limits: MemoryLimits) -> bool:
+    """About to be taken by the kernel, and growing: who merely stands there needs nothing."""
+    if limits.max is None or not (situation.high_events or situation.max_events):
+        return False
+    high = limits.max if limits.high is None else limits.high
+    return situation.usage_bytes >= high + (limits.max - high) * BRINK_SHARE
+
+
+def _is_near(situation: Situation, line: int) -> bool:
+    return situation.usage_bytes * 100 >= line * NEAR_PERCENT
+
+
+def _line(limits: MemoryLimits) -> int | None:
+    """Where the group stands still: at memory.high, else at memory.max."""
+    return limits.max if limits.high is None else limits.high
+
+
+def _enter(state: ReactionState, phase: Phase, now: float) -> ReactionState:
+    return replace(state, phase=phase, since_seconds=now, quiet_since_seconds=None)

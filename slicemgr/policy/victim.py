@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
+from slicemgr.model.slice import VictimRule
 from slicemgr.policy.badness import BadnessScale, Unkillable, badness, why_unkillable
 
 
@@ -56,16 +57,22 @@ class NoVictim:
 
 
 def choose(
-    table: ProcessTable, scale: BadnessScale, exhausted: frozenset[ProcessIdentity] = frozenset()
+    table: ProcessTable,
+    scale: BadnessScale,
+    exhausted: frozenset[ProcessIdentity] = frozenset(),
+    rule: VictimRule = VictimRule.HIGHEST_BADNESS_CHILD,
 ) -> Choice | NoVictim:
     """Name one process of the table, or say why there is none.
 
-    `exhausted`: parents for whom no further child is sacrificed; they go in their children's place.
+    `exhausted`: parents for whom no further child is sacrificed; they go in their children's place. Only the rule
+    HIGHEST_BADNESS_CHILD sacrifices children: elsewhere than in a build the child is as dear as its parent.
     """
     candidates = _candidates(table, scale)
     highest = max(candidates, key=lambda candidate: candidate.rank, default=None)
     if highest is None:
         return NoVictim(_spared(table, scale))
+    if rule is not VictimRule.HIGHEST_BADNESS_CHILD:
+        return Choice(highest, None)
     responsible = [each for each in candidates if each.process.identity in exhausted]
     for each in responsible:
         if each is highest or each.process.pid == highest.process.ppid:
@@ -75,11 +82,17 @@ def choose(
     return Choice(highest, None) if sacrifice is None else Choice(sacrifice, highest)
 
 
-def runners_up(table: ProcessTable, scale: BadnessScale, victim: Candidate, count: int = 3) -> tuple[Candidate, ...]:
+def runners_up(
+    table: ProcessTable,
+    scale: BadnessScale,
+    victim: Candidate,
+    count: int = 3,
+    rule: VictimRule = VictimRule.HIGHEST_BADNESS_CHILD,
+) -> tuple[Candidate, ...]:
     """Who would be next, and next after that, if memory stayed short: by the same rule, `count` at most."""
     taken = [victim]
     while len(taken) <= count:
-        choice = choose(table.without(candidate.process.identity for candidate in taken), scale)
+        choice = choose(table.without(candidate.process.identity for candidate in taken), scale, rule=rule)
         if isinstance(choice, NoVictim):
             break
         taken.append(choice.victim)
