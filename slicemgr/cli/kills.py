@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`slicemgr kills`: what was killed, and why."""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from slicemgr.cli import reading
+from slicemgr.cli.printable import say
+from slicemgr.cli.report_lines import history_line, is_action
+from slicemgr.service.history import History, Past
+from slicemgr.service.record import record_to_data
+
+SCHEMA: Final = "slicemgr.kills/1"
+
+_PROG: Final = "slicemgr kills"
+
+_DESCRIPTION: Final = """\
+Show which processes were killed, the newest last: when, which, how much it held, why, in place of whom, in which job,
+what that brought, and who would have been next. Kills of the kernel's own OOM killer are told as such."""
+
+_EPILOG: Final = """\
+DURATION is a number with a unit, or several: 90s, 10min, 2h, 1d 12h, 1w. The history is bounded: it keeps the last
+thousand or so.
+
+with --json: {"schema": "slicemgr.kills/1", "kills": [...], "skipped_lines": N}; each kill is a record as it stands in
+the history, schema "slicemgr.record/1".
+
+example: slicemgr kills --since 2h"""
+
+_UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PART: Final = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]+)\s*", re.ASCII)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; returns the exit status."""
+    parser = reading.parser("kills", _DESCRIPTION, _EPILOG, "[OPTIONS]")
+    parser.add_argument("--since", metavar="DURATION", help="only those of the last DURATION (all)")
+    parser.add_argument("-n", dest="count", metavar="N", help="only the last N (all)")
+    options = parser.parse_args(arguments)
+    since = count = None
+    if options.since is not None and (since := duration(options.since)) is None:
+        parser.error(f"'{reading.shown(options.since)}' is no duration, such as 2h or 1d")
+    if options.count is not None and (count := whole_number(options.count)) is None:
+        parser.error(f"'{reading.shown(options.count)}' is no number of kills")
+    manager = reading.chosen_manager(options)
+
+    def read() -> str:
+        start = None if since is None else time.time() - since
+        past = History(manager.state_directory).read(limit=count, since_wall_seconds=start, wanted=is_action)
+        if options.json:
+            kills = [record_to_data(record) for record in past.records]
+            return reading.as_json(SCHEMA, {"kills": kills, "skipped_lines": past.skipped})
+        _tell_skipped(past)
+        nothing = "nothing has been killed yet" if since is None else f"nothing was killed in the last {options.since}"
+        return "".join(f"{history_line(record)}\n" for record in past.records) or f"{nothing}\n"
+
+    return reading.run_reading(_PROG, read)
+
+
+def duration(text: str) -> float | None:
+    """`90s`, `1d 12h` in seconds; None if it is none. With days and weeks, which no time-out of a service has."""
+    seconds, at = 0.0, 0
+    while match := _PART.match(text, at):
+        if match[2] not in _UNITS:
+            return None
+        seconds += float(match[1]) * _UNITS[match[2]]
+        at = match.end()
+    return seconds if at == len(text) and text else None
+
+
+def whole_number(text: str) -> int | None:
+    """Decimal digits, or None."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _tell_skipped(past: Past) -> None:
+    if past.skipped:
+        lines = "a line" if past.skipped == 1 else f"{past.skipped} lines"
+        say(f"skipped {lines} of the history: torn, or written by another version", prog=_PROG)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the verbs that only read have in common: which manager is meant, where its things are, and how they end.
+
+None of them needs a daemon. They exit with 0 when they have told what there is, also if that is nothing; with 2 for
+what can't be meant, and with 125 where the machine lets nothing be told.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from slicemgr.cli.exit_codes import ExitCode
+from slicemgr.cli.parser import OneLineParser
+from slicemgr.cli.printable import encodable, printable, say
+from slicemgr.kernel.cgroupfs import MOUNT
+from slicemgr.kernel.errors import (
+    CgroupNotPermittedError,
+    KernelError,
+    NotPermittedError,
+    NotSupportedError,
+    ProcessGoneError,
+)
+from slicemgr.model.slice import SliceKind, SliceSpec
+from slicemgr.service.overview import SYSTEM_ROOT, SliceOverview, Usage, look, user_root, user_roots
+
+DAEMON_SECONDS: Final = 0.5
+"""A living daemon accepts in well under a millisecond; one that is stopped or swapped out is not waited for."""
+
+_USER_ROOT: Final = re.compile(r"/user\.slice/user-(?P<uid>[0-9]{1,10})\.slice/user@(?P=uid)\.service(?=/|$)", re.ASCII)
+_UCRED: Final = struct.Struct("3i")
+"""struct ucred of unix(7): pid, uid, gid."""
+
+
+_LONGEST_SHOWN: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """The service manager whose slices are meant, and where slicemgr keeps what belongs to it."""
+
+    uid: int | None
+    """None: the system manager."""
+    runtime_directory: str
+    state_directory: str
+    specs: tuple[SliceSpec, ...]
+    """The slices of its configuration."""
+    root: str = SYSTEM_ROOT
+    """Its cgroup."""
+    mount: str = MOUNT
+    system_socket: str = "/run/slicemgr/control"
+
+    @property
+    def word(self) -> str:
+        """`user` or `system`."""
+        return "system" if self.uid is None else "user"
+
+    @property
+    def control_socket(self) -> str:
+        """Where its daemon listens."""
+        return f"{self.runtime_directory}/control"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonState:
+    """Whether somebody listens at the control socket."""
+
+    listens: bool
+    pid: int | None = None
+    problem: str = ""
+    """Why that can't be said; empty if it can."""
+
+
+def parser(verb: str, description: str, epilog: str, usage: str) -> argparse.ArgumentParser:
+    """With the options that all of them have."""
+    made = OneLineParser(
+        prog=f"slicemgr {verb}",
+        usage=f"slicemgr {verb} {usage}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--user", action="store_true", help="your own user manager (the default, but for root)")
+    which.add_argument("--system", action="store_true", help="the system manager (the default for root)")
+    made.add_argument("--json", action="store_true", help="the same as JSON, in bytes and seconds")
+    return made
+
+
+def chosen_manager(options: argparse.Namespace) -> Manager:
+    """The manager that was asked for, by default one's own."""
+    uid = os.geteuid()
+    is_user = options.user or (uid != 0 and not options.system)
+    return manager_of(uid if is_user else None, os.environ)
+
+
+def manager_of(uid: int | None, environment: Mapping[str, str]) -> Manager:
+    """The manager of this user, or the system's; paths are those of the XDG Base Directory Specification."""
+    if uid is None:
+        return Manager(None, "/run/slicemgr", "/var/lib/slicemgr", _specs(None))
+    runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    state = environment.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        state = os.path.expanduser("~/.local/state")
+    return Manager(uid, f"{runtime}/slicemgr", f"{state}/slicemgr", _specs(environment), user_root(uid))
+
+
+def uid_of_manager(path: str) -> int | None:
+    """Whose user manager a cgroup is below; None: the system's."""
+    match = _USER_ROOT.match(path)
+    return None if match is None else int(match["uid"])
+
+
+def look_around(manager: Manager) -> tuple[SliceOverview, ...]:
+    """The slices of this manager; of the system's also those of all users, whom its daemon guards too.
+
+    The system's manager itself has no sessions, so of the configuration it has the builds alone. Raises as
+    overview.look.
+    """
+    if manager.uid is not None:
+        return look(manager.specs, manager.root, manager.mount)
+    slices = look([spec for spec in manager.specs if spec.kind is SliceKind.BUILD], manager.root, manager.mount)
+    for root in user_roots(manager.mount):
+        slices += tuple(each for each in look(manager.specs, root, manager.mount) if each.usage is not None)
+    return slices
+
+
+def slice_name(each: SliceOverview, manager: Manager) -> str:
+    """`build`; seen from the system, a user's is `build (uid 1000)`."""
+    name = printable(each.unit.removesuffix(".slice"))
+    uid = uid_of_manager(each.path)
+    return name if uid is None or manager.uid is not None else f"{name} (uid {uid})"
+
+
+def guarding_daemon(manager: Manager) -> tuple[str, DaemonState]:
+    """Whose daemon it is, and its state: without one of their own, users have the system's."""
+    own = ask_daemon(manager.control_socket)
+    if manager.uid is not None and not own.listens and not own.problem:
+        systems = ask_daemon(manager.system_socket)
+        if systems.listens:
+            return "system", systems
+    return manager.word, own
+
+
+def ask_daemon(path: str) -> DaemonState:
+    """Connect, see who it is, and leave again: nothing is asked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(DAEMON_SECONDS)
+        try:
+            connection.connect(path)
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return DaemonState(listens=False)
+        except OSError as error:  # A socket of root's, a path that is too long, a daemon that stands still.
+            return DaemonState(listens=False, problem=error.strerror or str(error))
+    return DaemonState(listens=True, pid=_UCRED.unpack(credentials)[0])
+
+
+def run_reading(prog: str, read: Callable[[], str]) -> int:
+    """Print what `read` gives, or the one line that says why there is nothing; returns the exit status."""
+    try:
+        text = read()
+    except ProcessGoneError:  # Who was asked for: the verb has a better hint.
+        raise
+    except (NotPermittedError, CgroupNotPermittedError, PermissionError) as error:
+        say(f"{_why(error)}; try it as root", prog=prog)
+        return ExitCode.OWN_FAILURE
+    except NotSupportedError as error:  # It says what to try by itself.
+        say(printable(str(error)), prog=prog)
+        return ExitCode.OWN_FAILURE
+    except (KernelError, OSError) as error:
+        say(f"{_why(error)}; try again, and report it if it stays", prog=prog)
+        return ExitCode.OWN_FAILURE
+    return print_out(text, prog)
+
+
+def _why(error: Exception) -> str:
+    """An OSError without its number, and with its path."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"can't read '{printable(os.fsdecode(error.filename))}': {error.strerror}"
+    return printable(str(error))
+
+
+def refuse(prog: str, problem: str, hint: str) -> int:
+    """A usage error that only the machine could tell."""
+    say(f"{problem}; try {printable(hint)}", prog=prog)
+    return ExitCode.USAGE
+
+
+def print_out(text: str, prog: str) -> int:
+    """To standard output; that somebody has read enough of it (`| head`) is no failure."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter would flush once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        say(f"can't write: {error.strerror}; try another place", prog=prog)
+        return ExitCode.OWN_FAILURE
+    return 0
+
+
+def as_json(schema: str, data: Mapping[str, object]) -> str:
+    """For programs: grows by new keys only; a key that changes its meaning makes it the next number."""
+    return json.dumps({"schema": schema, **data}, indent=2) + "\n"
+
+
+def texts(values: Sequence[str]) -> list[str]:
+    """Strings that JSON can carry."""
+    return [encodable(each) for each in values]
+
+
+def usage_data(usage: Usage) -> Mapping[str, object]:
+    """The figures of a cgroup for --json: bytes and percent, null where there is no limit or no such file."""
+    return {
+        "memory_current": usage.current_bytes,
+        "memory_swap_current": usage.swap_bytes,
+        "memory_high": usage.high_bytes,
+        "memory_max": usage.max_bytes,
+        "memory_swap_max": usage.swap_max_bytes,
+        "stalled_percent": usage.stalled_percent,
+        "processes": usage.members,
+    }
+
+
+def shown(argument: str) -> str:
+    """An argument in a message: on one line, and not longer than that."""
+    return printable(argument if len(argument) <= _LONGEST_SHOWN else argument[:_LONGEST_SHOWN] + "…")
+
+
+def terminal_width() -> int | None:
+    """Columns of standard output; None where it is no terminal, and nothing has to be cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _specs(environment: Mapping[str, str] | None) -> tuple[SliceSpec, ...]:
+    """A configuration with a fault in it is no reason to show nothing: then the defaults are, and it is said."""
+    from slicemgr.config import ConfigError, Tree, files, schema
+
+    try:
+        return schema.read(files.load(files.directories(environment))).slices
+    except ConfigError as error:
+        say(f"ignoring the configuration, for now: {error.lines[0]}")
+        return schema.read(Tree()).slices

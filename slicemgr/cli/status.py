@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`slicemgr status`: who guards, what the machine has left, the slices, their jobs, and the last things done."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from slicemgr.cli import reading
+from slicemgr.cli.list import job_data, size
+from slicemgr.cli.printable import printable, printable_command
+from slicemgr.cli.reading import DaemonState, Manager
+from slicemgr.cli.report_lines import ago, is_action, short_story
+from slicemgr.cli.table import cut, table
+from slicemgr.kernel.machine import machine_reading
+from slicemgr.model.machine import MachineReading
+from slicemgr.model.quantity import format_duration
+from slicemgr.service.history import History, Past
+from slicemgr.service.overview import JobOverview, SliceOverview, UnknownTargetError, Usage, find_slice
+from slicemgr.service.record import record_to_data
+
+SCHEMA: Final = "slicemgr.status/1"
+
+LAST_ACTIONS: Final = 3
+
+_PROG: Final = "slicemgr status"
+
+_DESCRIPTION: Final = """\
+Show who guards, what memory the machine has left, the managed slices with the jobs in them, and what was killed last.
+With SLICE only that one. It reads files of the kernel; no daemon is needed for it."""
+
+_EPILOG: Final = """\
+USES is memory.current, page cache included; HIGH and MAX are memory.high and memory.max, '-' is no limit. STALL is how
+much of the last ten seconds at least one process waited for memory (memory.pressure, some avg10).
+
+with --json: {"schema": "slicemgr.status/1", "manager", "daemon", "machine", "slices", "last_actions"}; sizes in bytes.
+
+example: slicemgr status build"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; returns the exit status."""
+    parser = reading.parser("status", _DESCRIPTION, _EPILOG, "[OPTIONS] [SLICE]")
+    parser.add_argument("slice", nargs="?", metavar="SLICE", help="only this slice")
+    options = parser.parse_args(arguments)
+    manager = reading.chosen_manager(options)
+    try:
+        return reading.run_reading(_PROG, lambda: _read(manager, options.slice, as_json=options.json))
+    except UnknownTargetError as error:
+        hint = f"'slicemgr status {error.nearest}'" if error.nearest else "'slicemgr status'"
+        return reading.refuse(_PROG, f"no slice '{reading.shown(error.name)}'", hint)
+
+
+def _read(manager: Manager, only: str | None, *, as_json: bool) -> str:
+    slices = reading.look_around(manager)
+    if only is not None:
+        slices = (find_slice(only, slices),)
+    machine = machine_reading()
+    whose, daemon = reading.guarding_daemon(manager)
+    try:
+        names = None if only is None else {each.unit for each in slices}
+        past = History(manager.state_directory).read(
+            limit=LAST_ACTIONS, wanted=lambda record: is_action(record) and (names is None or record.slice in names)
+        )
+        history_problem = ""
+    except OSError as error:
+        past = Past((), 0)
+        history_problem = error.strerror or str(error)
+    if as_json:
+        return reading.as_json(SCHEMA, _data(manager, whose, daemon, machine, slices, past))
+    width = reading.terminal_width()
+    lines = [
+        _who_guards(manager, whose, daemon),
+        _machine_line(machine),
+        "",
+        *_slice_lines(slices, manager, width),
+        "",
+        *_action_lines(past, history_problem),
+    ]
+    return "".join(f"{line if width is None else cut(line, width)}\n" for line in lines)
+
+
+def _who_guards(manager: Manager, whose: str, daemon: DaemonState) -> str:
+    if daemon.listens:
+        return f"guarded by the {whose} daemon, pid {daemon.pid}"
+    if daemon.problem:
+        return f"the {manager.word} daemon can't be asked: {daemon.problem}"
+    start = "systemctl start slicemgr" if manager.uid is None else "systemctl --user start slicemgr"
+    return f"no {manager.word} daemon: each job guards itself; try '{start}'"
+
+
+def _machine_line(machine: MachineReading) -> str:
+    line = f"memory: {size(machine.available_bytes)} available of {size(machine.total_bytes)}"
+    if machine.swap_total_bytes == 0:
+        return f"{line}; no swap"
+    used = machine.swap_total_bytes - machine.swap_free_bytes
+    line += f"; swap: {size(used)} used of {size(machine.swap_total_bytes)}"
+    if machine.zram_used_bytes and machine.zram_memory_bytes is not None:
+        line += f" (zram takes {size(machine.zram_memory_bytes)} for {size(machine.zram_used_bytes)})"
+    return line
+
+
+def _slice_lines(slices: Sequence[SliceOverview], manager: Manager, width: int | None) -> list[str]:
+    """A row for each slice and job, and below a job's row what it is."""
+    rows: list[tuple[str, ...]] = [("SLICE, JOB", "USES", "HIGH", "MAX", "SWAP", "STALL", "PROCS")]
+    below: dict[int, str] = {}
+    for each in slices:
+        name = reading.slice_name(each, manager)
+        if each.kind is None:
+            name += " (not configured)"
+        rows.append((name, *_figures(each.usage)))
+        for job in each.jobs:
+            rows.append((f"  {cut(printable(job.name), 28)}", *_figures(job.usage)))
+            below[len(rows) - 1] = _job_line(job)
+    lines = []
+    for at, line in enumerate(table(rows, right=range(1, 7), width=width)):
+        lines.append(line)
+        if at in below:
+            lines.append(below[at])
+    return lines
+
+
+def _figures(usage: Usage | None) -> tuple[str, ...]:
+    if usage is None:
+        return ("-", "-", "-", "-", "-", "none")
+    stalled = "-" if usage.stalled_percent is None else f"{usage.stalled_percent:.0f}%"
+    sizes = (usage.current_bytes, usage.high_bytes, usage.max_bytes, usage.swap_bytes)
+    return (*(size(each) for each in sizes), stalled, str(usage.members))
+
+
+def _job_line(job: JobOverview) -> str:
+    age = "" if job.age_seconds is None else f"for {format_duration(job.age_seconds)}"
+    if job.leader_pid is None:
+        return f"    {age or 'ending'}; its command has ended"
+    doing = f": {printable_command(job.command_line)}" if job.command_line else ""
+    return f"    {age}, pid {job.leader_pid}{doing}"
+
+
+def _action_lines(past: Past, problem: str) -> list[str]:
+    if problem:
+        return [f"what was done last can't be read: {problem}"]
+    if not past.records:
+        return ["nothing has been killed yet"]
+    now = time.time()
+    stories = [("", ago(now - record.wall_seconds), short_story(record)) for record in past.records]
+    return ["last actions ('slicemgr kills' tells why):", *table(stories, right={1})]
+
+
+def _data(
+    manager: Manager,
+    whose: str,
+    daemon: DaemonState,
+    machine: MachineReading,
+    slices: Sequence[SliceOverview],
+    past: Past,
+) -> dict[str, object]:
+    return {
+        "manager": manager.word,
+        "daemon": {"manager": whose, "listens": daemon.listens, "pid": daemon.pid, "problem": daemon.problem},
+        "machine": {
+            "memory_total": machine.total_bytes,
+            "memory_available": machine.available_bytes,
+            "swap_total": machine.swap_total_bytes,
+            "swap_free": machine.swap_free_bytes,
+            "zram_used": machine.zram_used_bytes,
+            "zram_memory": machine.zram_memory_bytes,
+            "stalled_percent": None if machine.pressure is None else machine.pressure.some.avg10,
+        },
+        "slices": [_slice_data(each) for each in slices],
+        "last_actions": [record_to_data(record) for record in past.records],
+    }
+
+
+def _slice_data(each: SliceOverview) -> dict[str, object]:
+    return {
+        "unit": each.unit,
+        "cgroup": each.path,
+        "kind": None if each.kind is None else each.kind.value,
+        "exists": each.usage is not None,
+        **({} if each.usage is None else reading.usage_data(each.usage)),
+        "jobs": [job_data(job, each) for job in each.jobs],
+    }

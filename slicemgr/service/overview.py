@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is there now: the slices of a manager and the jobs in them, read from cgroupfs; no daemon and no bus is asked.
+
+A cgroup that goes while it is looked at is left out. Nothing here waits for a process of a job: a command line is read
+through the address space of its process, and one that stands still in reclaim may hold that for long.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from slicemgr.kernel import procfs
+from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir
+from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError, NotSupportedError
+from slicemgr.model.slice import SliceKind, SliceSpec
+
+SYSTEM_ROOT: Final = "/"
+
+COMMAND_LINES_SECONDS: Final = 0.5
+"""All of them together take 30 us each. Who has not answered after this time stands still, and is shown by its name."""
+
+_UNSEEN: Final = (CgroupGoneError, CgroupNotPermittedError)
+_SCOPE: Final = re.compile(r"slicemgr-(?P<name>.+)-(?P<pid>[1-9][0-9]{0,9})\.scope", re.ASCII)
+_ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+
+
+class UnknownTargetError(ValueError):
+    """Nothing of that name is managed; `nearest` is what may have been meant, or empty."""
+
+    def __init__(self, name: str, nearest: str) -> None:
+        super().__init__(f"no slice, job or process '{name}'")
+        self.name = name
+        self.nearest = nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a cgroup holds and may hold, in bytes; None where there is no such file, and for limits no limit."""
+
+    current_bytes: int | None
+    """memory.current: page cache is in it."""
+    swap_bytes: int | None
+    high_bytes: int | None
+    max_bytes: int | None
+    swap_max_bytes: int | None
+    stalled_percent: float | None
+    """How much of the last ten seconds at least one process waited for memory (memory.pressure, some avg10)."""
+    members: int
+    """Processes, in all cgroups below too."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobOverview:
+    """A scope that `slicemgr run` made."""
+
+    unit: str
+    path: str
+    name: str
+    """As a person gave it, or the command's."""
+    usage: Usage
+    leader_pid: int | None
+    """The command itself; None when it has ended before what it started."""
+    command_line: tuple[str, ...]
+    """The leader's; empty when it has ended, or did not answer in time."""
+    age_seconds: float | None
+    """Since the leader was started, or the oldest of those that are left."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceOverview:
+    """A slice: one of the configuration, or one that has a job in it."""
+
+    unit: str
+    path: str
+    kind: SliceKind | None
+    """None: the configuration does not know it, so nobody but its jobs is guarded."""
+    usage: Usage | None
+    """None: the slice is not there, because nothing has been started in it."""
+    jobs: tuple[JobOverview, ...]
+
+
+def user_root(uid: int) -> str:
+    """The cgroup of a user's own manager (systemd's user@.service)."""
+    return f"/user.slice/user-{uid}.slice/user@{uid}.service"
+
+
+def slice_path(root: str, unit: str) -> str:
+    """Where a slice of this manager is: `app-ci.slice` is in `app.slice` (systemd.slice(5))."""
+    parts = unit.removesuffix(".slice").split("-")
+    levels = ("-".join(parts[: end + 1]) + ".slice" for end in range(len(parts)))
+    return "/".join((root.rstrip("/"), *levels))
+
+
+def require_cgroup2(mount: str = MOUNT) -> None:
+    """Raises NotSupportedError where there is no cgroup v2 at this place, as on a hybrid tree."""
+    if not os.path.exists(f"{mount}/cgroup.controllers"):
+        hybrid = " (its tree is hybrid)" if os.path.exists(f"{mount}/unified/cgroup.controllers") else ""
+        raise NotSupportedError(
+            f"this machine has no cgroup v2 at {mount}{hybrid}",
+            "systemd.unified_cgroup_hierarchy=1 on the kernel command line; 'slicemgr run' works without",
+        )
+
+
+def look(specs: Iterable[SliceSpec], root: str, mount: str = MOUNT) -> tuple[SliceOverview, ...]:
+    """The configured slices in their order, then others that have jobs in them.
+
+    Raises NotSupportedError without cgroup v2, and FormatError.
+    """
+    require_cgroup2(mount)
+    kinds = {slice_path(root, spec.unit): spec.kind for spec in specs}
+    jobs = _jobs(root, mount)
+    paths = [*kinds, *sorted({os.path.dirname(job.path) for job in jobs} - set(kinds))]
+    return tuple(
+        SliceOverview(
+            unit=os.path.basename(path),
+            path=path,
+            kind=kinds.get(path),
+            usage=_usage_at(path, mount),
+            jobs=tuple(job for job in jobs if os.path.dirname(job.path) == path),
+        )
+        for path in paths
+    )
+
+
+def find_slice(name: str, slices: Sequence[SliceOverview]) -> SliceOverview:
+    """A slice by its unit, with or without `.slice`. Raises UnknownTargetError."""
+    for each in slices:
+        if name in {each.unit, each.unit.removesuffix(".slice"), each.path}:
+            return each
+    raise UnknownTargetError(name, nearest_name(name, slices))
+
+
+def nearest_name(name: str, slices: Sequence[SliceOverview], *, with_jobs: bool = False) -> str:
+    """The name of a slice, or of a job, that may have been meant; or nothing."""
+    known = [each.unit.removesuffix(".slice") for each in slices]
+    if with_jobs:
+        known += [job.name for each in slices for job in each.jobs]
+    return next(iter(difflib.get_close_matches(name.removesuffix(".slice"), known, n=1)), "")
+
+
+def usage_of(cgroup: CgroupDir) -> Usage:
+    """The figures of one cgroup. Raises CgroupGoneError, CgroupNotPermittedError, FormatError."""
+    pressure = cgroup.pressure()
+    return Usage(
+        current_bytes=cgroup.memory_current(),
+        swap_bytes=cgroup.swap_current(),
+        high_bytes=cgroup.memory_high(),
+        max_bytes=cgroup.memory_max(),
+        swap_max_bytes=cgroup.swap_max(),
+        stalled_percent=None if pressure is None else pressure.some.avg10,
+        members=len(cgroup.members()),
+    )
+
+
+def is_job_scope(unit: str) -> bool:
+    """Whether a cgroup of this name is one that `slicemgr run` made."""
+    return _SCOPE.fullmatch(unit) is not None
+
+
+def job_name(unit: str) -> str:
+    r"""`slicemgr-my\x2dbuild-4711.scope` -> `my-build`; another unit keeps its name."""
+    match = _SCOPE.fullmatch(unit)
+    return unit if match is None else _unescaped(match["name"])
+
+
+def user_roots(mount: str = MOUNT) -> list[str]:
+    """The cgroups of all user managers that run, by their uids."""
+    found = []
+    try:
+        with CgroupDir.open("/user.slice", mount) as users:
+            names = users.children()
+    except _UNSEEN:
+        return []
+    for name in names:
+        uid = name.removeprefix("user-").removesuffix(".slice")
+        if name == f"user-{uid}.slice" and uid.isascii() and uid.isdigit():
+            root = user_root(int(uid))
+            if os.path.isdir(mount + root):
+                found.append(int(uid))
+    return [user_root(uid) for uid in sorted(found)]
+
+
+def _usage_at(path: str, mount: str) -> Usage | None:
+    try:
+        with CgroupDir.open(path, mount) as cgroup:
+            return usage_of(cgroup)
+    except _UNSEEN:
+        return None
+
+
+def _jobs(root: str, mount: str) -> list[JobOverview]:
+    """In the order of their slices, the oldest first."""
+    found = sorted(_find_jobs(root, mount), key=lambda job: (os.path.dirname(job.path), -(job.age_seconds or 0.0)))
+    lines = read_command_lines([job.leader_pid for job in found if job.leader_pid is not None])
+    return [dataclasses.replace(job, command_line=lines.get(job.leader_pid or 0, ())) for job in found]
+
+
+def _find_jobs(root: str, mount: str) -> Iterator[JobOverview]:
+    """Every job below the manager, without its command line."""
+    for path in _scopes(root, mount):
+        unit = os.path.basename(path)
+        match = _SCOPE.fullmatch(unit)
+        if match is None:
+            continue
+        try:
+            with CgroupDir.open(path, mount) as cgroup:
+                members = cgroup.members()
+                usage = usage_of(cgroup)
+        except _UNSEEN:
+            continue
+        leader = int(match["pid"]) if int(match["pid"]) in members else None
+        began = _began_seconds(members if leader is None else (leader,))
+        age = None if began is None else max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+        yield JobOverview(unit, path, job_name(unit), usage, leader, (), age)
+
+
+def _scopes(root: str, mount: str) -> list[str]:
+    """The scopes directly in the manager's slices, of which one may be in another; services are not looked into."""
+    found: list[str] = []
+    ahead = [root]
+    while ahead:
+        path = ahead.pop()
+        try:
+            with CgroupDir.open(path, mount) as cgroup:
+                names = cgroup.children()
+        except _UNSEEN:
+            continue
+        below = [f"{path.rstrip('/')}/{name}" for name in names]
+        ahead += [each for each in below if each.endswith(".slice")]
+        found += [each for each in below if each.endswith(".scope")]
+    return found
+
+
+def _unescaped(name: str) -> str:
+    r"""`my\x2dbuild` -> `my-build` (systemd.unit(5), "string escaping for inclusion in unit names")."""
+    return os.fsdecode(_ESCAPED.sub(lambda escape: bytes([int(escape[1], 16)]), os.fsencode(name)))
+
+
+def _began_seconds(pids: Iterable[int]) -> float | None:
+    """When the first of these was started, since boot."""
+    starts = []
+    for pid in pids:
+        try:
+            starts.append(procfs.read_stat(pid).starttime)
+        except procfs.UNSEEN:
+            continue
+    return min(starts) / _TICKS_PER_SECOND if starts else None
+
+
+def read_command_lines(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
+    """The arguments of these processes, as far as they can be had within COMMAND_LINES_SECONDS."""
+    known: dict[int, tuple[str, ...]] = {}
+
+    def read() -> None:
+        for pid in pids:
+            try:
+                known[pid] = procfs.command_line(pid)
+            except procfs.UNSEEN:
+                continue
+
+    reader = threading.Thread(target=read, name="command-lines", daemon=True)
+    reader.start()
+    reader.join(COMMAND_LINES_SECONDS)
+    return dict(known)
