@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What can go wrong between us and the kernel; each is different news, and each carries its path or pid."""
 
+import os
+
 
 class KernelError(Exception):
     """Any of the below."""
@@ -28,3 +30,39 @@ class NotPermittedError(KernelError):
     def __init__(self, pid: int, operation: str) -> None:
         super().__init__(f"not permitted to {operation} process {pid}")
         self.pid = pid
+
+
+class CgroupGoneError(KernelError):
+    """The cgroup has been removed, or another one has its name by now. Not a failure: jobs end."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"cgroup {path} is gone")
+        self.path = path
+
+
+class CgroupNotPermittedError(KernelError):
+    """The cgroup exists and is not ours to touch: EACCES, EPERM, or a file system mounted read-only."""
+
+    def __init__(self, path: str, operation: str) -> None:
+        super().__init__(f"not permitted to {operation} cgroup {path}")
+        self.path = path
+        self.operation = operation
+
+
+class CgroupRefusedError(KernelError):
+    """The kernel knows the request and declines: EBUSY for processes in an inner node, EINVAL for a value."""
+
+    def __init__(self, path: str, operation: str, errno: int) -> None:
+        super().__init__(f"the kernel refused to {operation} cgroup {path}: {os.strerror(errno)}")
+        self.path = path
+        self.operation = operation
+        self.errno = errno
+
+
+class NotSupportedError(KernelError):
+    """The machine lacks something; the message says what, and what to try."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(f"{what}; try {hint}")
+        self.what = what
+        self.hint = hint
