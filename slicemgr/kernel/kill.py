@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from slicemgr.kernel import procfs, syscalls
+from slicemgr.kernel.cgroupfs import cgroup_of
 from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
 from slicemgr.model.process import OOM_SCORE_ADJ_MIN, ProcessIdentity
 
@@ -23,8 +24,11 @@ class RefusedError(Exception):
 class ProvenProcess:
     """A process whose identity has been proven, held by its pidfd. A context manager: it closes the pidfd."""
 
-    def __init__(self, identity: ProcessIdentity) -> None:
-        """Prove it. Raises ProcessGoneError, RefusedError, NotPermittedError."""
+    def __init__(self, identity: ProcessIdentity, cgroup: str = "") -> None:
+        """Prove it, and that it is in this cgroup or below, if one is named (as /proc/PID/cgroup names it).
+
+        Raises ProcessGoneError, also if it has been moved elsewhere; RefusedError, NotPermittedError.
+        """
         if identity.pid <= 1 or identity.pid == os.getpid():
             raise RefusedError(f"process {identity.pid} is never killed")
         try:
@@ -34,6 +38,9 @@ class ProvenProcess:
         except OSError as error:  # EPERM or ENOSYS of a sandbox; EMFILE.
             raise NotPermittedError(identity.pid, "open a pidfd of") from error
         self.identity = identity
+        self._wanted = cgroup
+        self.cgroup = ""
+        """Where it lives, as /proc/PID/cgroup tells it; read only if that had to be proven."""
         try:
             self._prove()
         except BaseException:
@@ -44,6 +51,10 @@ class ProvenProcess:
         pid = self.identity.pid
         if procfs.identity_of(pid) != self.identity:
             raise ProcessGoneError(pid)
+        if self._wanted:
+            self.cgroup = cgroup_of(pid)
+            if not _is_below(self.cgroup, self._wanted):
+                raise ProcessGoneError(pid)
         # Once more at the last moment: it may have protected itself since the snapshot.
         if procfs.read_oom_score_adj(pid) <= OOM_SCORE_ADJ_MIN:
             raise RefusedError(f"process {pid} is protected by oom_score_adj {OOM_SCORE_ADJ_MIN}")
@@ -65,6 +76,10 @@ class ProvenProcess:
         """SIGKILL. Raises ProcessGoneError, NotPermittedError."""
         self._signal(signal.SIGKILL)
 
+    def ask_to_end(self) -> None:
+        """SIGTERM. Raises ProcessGoneError, NotPermittedError."""
+        self._signal(signal.SIGTERM)
+
     def close(self) -> None:
         """Let go of the pidfd."""
         os.close(self._pidfd)
@@ -76,6 +91,10 @@ class ProvenProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_below(cgroup: str, ancestor: str) -> bool:
+    return cgroup == ancestor or cgroup.startswith(ancestor.rstrip("/") + "/")
 
 
 def release_memory(pidfd: int) -> None:

@@ -10,6 +10,12 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 PR_SET_CHILD_SUBREAPER: Final = 36
 """include/uapi/linux/prctl.h"""
 
+_MCL_SHIFT: Final = 13 if os.uname().machine.startswith("ppc") else 0
+MCL_CURRENT: Final = 1 << _MCL_SHIFT
+MCL_FUTURE: Final = 2 << _MCL_SHIFT
+MCL_ONFAULT: Final = 4 << _MCL_SHIFT
+"""include/uapi/asm-generic/mman.h, and arch/powerpc's own."""
+
 KCMP_VM: Final = 1
 """include/uapi/linux/kcmp.h: do the two share an address space?"""
 
@@ -41,6 +47,15 @@ def set_child_subreaper() -> None:
     """
     if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise _failed("prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def mlockall(flags: int) -> None:
+    """Keep our pages in memory (mlockall(2)); `flags` are MCL_*.
+
+    Raises OSError: EPERM without any RLIMIT_MEMLOCK, ENOMEM above it, EINVAL for MCL_ONFAULT before 4.4.
+    """
+    if _libc.mlockall(ctypes.c_int(flags)) != 0:
+        raise _failed("mlockall")
 
 
 def process_mrelease(pidfd: int) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The controlling terminal, and which process group has it (termios(3), credentials(7))."""
+"""The controlling terminal, and which process group has it (termios(3), credentials(7)). Light: `os` alone."""
+
+from __future__ import annotations
 
 import os
 
@@ -38,3 +40,16 @@ def controlling_terminal() -> ControllingTerminal | None:
         return ControllingTerminal()
     except OSError:
         return None
+
+
+def group_has_others() -> bool:
+    """Whether another process is in our process group; of those that /proc shows."""
+    group, ourselves = os.getpgrp(), os.getpid()
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != ourselves:
+            try:
+                if os.getpgid(int(name)) == group:
+                    return True
+            except OSError:  # It has ended meanwhile, or a security module hides it.
+                continue
+    return False

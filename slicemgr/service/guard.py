@@ -1,46 +1,38 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""THE KILL PATH: one guard watches one job, and ends one process of it when a hard limit is passed.
+"""THE KILL PATH: from a shortage that reclaim can't end to one process less in the offending group.
 
-In order: measure -> decide -> snapshot -> name the victim -> look again -> prove its identity -> SIGKILL ->
-free its memory -> see it exit -> measure again. One victim at a time; nothing between the decision and the
-signal waits for anything but the kernel. Reports go into a queue that never blocks.
+In order: snapshot -> name the victim -> look again -> prove its identity and its cgroup -> SIGKILL -> free its
+memory -> see it exit -> measure. One victim at a time; nothing between the decision and the signal waits for anything
+but the kernel. Reports go into a queue that never blocks.
 """
 
 import asyncio
 import dataclasses
+import enum
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
 from slicemgr.kernel.errors import KernelError, NotPermittedError, ProcessGoneError
 from slicemgr.kernel.kill import ProvenProcess, RefusedError, release_memory
 from slicemgr.kernel.procfs import PAGE_BYTES
-from slicemgr.model.cgroup import CgroupSample, Measure, MemoryLimits
-from slicemgr.model.decision import FindVictim, Resource, Shortage, Warn
+from slicemgr.model.decision import Resource, Shortage
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
-from slicemgr.model.source import JobSource
+from slicemgr.model.slice import VictimRule
 from slicemgr.policy.badness import BadnessScale, held_pages
-from slicemgr.policy.reaction import ReactionState, react, shortage_in
-from slicemgr.policy.sampling import Pace, next_look, tighter_measure
 from slicemgr.policy.victim import Choice, NoVictim, choose, runners_up
 from slicemgr.service.exits import readable_within
 from slicemgr.service.naming import CommandLines
-from slicemgr.service.report import HighReport, KillOutcome, KillReport, NoVictimReport, Report
+from slicemgr.service.report import KillOutcome, KillReport, NoVictimReport, Report
 from slicemgr.service.worker import Worker
 
 EXIT_TIMEOUT_SECONDS: Final = 5.0
 """A process in an uninterruptible sleep (a dead NFS server) does not end by SIGKILL. 400 MB took 170 ms to be
 freed under emulation, so who is still there after this is not busy exiting: the next candidate has its turn."""
-
-SLOW_SECONDS: Final = 0.01
-"""smaps_rollup walks page tables, 12 ms for each GiB: 2 ms in all for a build of compilers, 0.3 s for 200
-forked workers. ^C must not wait for the latter, so they are read by a thread; the former would only wait for it."""
-
-NO_VICTIM_PAUSE_SECONDS: Final = 0.1
-"""Nobody to take is mostly a moment: a vforked child before its exec, a zombie before it is reaped."""
 
 FUTILE_SACRIFICES: Final = 3
 FUTILE_WINDOW_SECONDS: Final = 10.0
@@ -51,146 +43,140 @@ workers with it before its own turn came. Only a parent that holds at least half
 leaker: while the others grow, the end of a compiler seems to free nothing, and make is not to blame for that."""
 
 FLEETING: Final = (OSError, RuntimeError, KernelError)
-FAILED_LOOKS: Final = 10
-FAILED_LOOK_PAUSE_SECONDS: Final = 0.1
-"""A look can fail for a moment: no thread, no descriptor, no memory to be had, as a fork bomb makes it. A second of
-failures in a row is no moment."""
+"""A look can fail for a moment: no thread, no descriptor, no memory to be had, as a fork bomb makes it."""
+
+
+ENDED: Final = frozenset({KillOutcome.EXITED, KillOutcome.DRY_RUN})
+"""After these nobody else has to go at once; a dry run would else go through the whole slice in a second."""
 
 
 class Killable(Protocol):
     """A proven process, see kernel/kill.py."""
 
+    @property
+    def cgroup(self) -> str:
+        """Where it lives, if that had to be proven."""
+        ...
+
     def fileno(self) -> int: ...
     def kill(self) -> None: ...
+    def ask_to_end(self) -> None: ...
+
+
+class Offender(Protocol):
+    """The group that is short: a job's process tree, or a cgroup."""
+
+    @property
+    def cgroup(self) -> str:
+        """As /proc/PID/cgroup names it; empty for a process tree."""
+        ...
+
+    def snapshot(self) -> ProcessTable:
+        """Its processes, for the victim rule."""
+        ...
+
+    def still_short(self, shortage: Shortage) -> bool:
+        """Whether the shortage is there yet; reads afresh, and waits for nothing."""
+        ...
+
+    async def usage_bytes(self, resource: Resource) -> int:
+        """What it holds now of that resource, as exactly as can be had."""
+        ...
+
+    def kill_whole_job(self, victim: ProcessIdentity, table: ProcessTable, spared: frozenset[int]) -> bool:
+        """SIGKILL to everything in the job of this process; False if that can't be had here, or would hit `spared`."""
+        ...
+
+
+class Ended(enum.Enum):
+    """How an attempt to end a shortage went."""
+
+    NO_VICTIM = "nobody can be taken"
+    RECOVERED = "no longer short, or the victim ended by itself"
+    EXITED = "the victim has exited"
+    SURVIVED = "the victim is still there"
+
+
+@dataclass(frozen=True, slots=True)
+class KillRules:
+    """How a slice gives up a process."""
+
+    rule: VictimRule = VictimRule.HIGHEST_BADNESS_CHILD
+    grace_seconds: float = 0.0
+    """Between SIGTERM and SIGKILL; 0: SIGKILL at once."""
 
 
 class Guard:
-    """Watches one job until it is cancelled."""
+    """Ends one process at a time for the groups it is asked for; remembers who did not end, and for whom in vain."""
 
     def __init__(
         self,
-        source: JobSource,
-        limits: MemoryLimits,
-        scale: BadnessScale,
+        rules: KillRules,
         *,
         report: Callable[[Report], None],
         command_lines: CommandLines,
-        prove: Callable[[ProcessIdentity], AbstractContextManager[Killable]] = ProvenProcess,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        prove: Callable[[ProcessIdentity, str], AbstractContextManager[Killable]] = ProvenProcess,
+        dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.peak_bytes = 0
-        self.looks = 0
-        self._source = source
-        self._limits = limits
-        self._scale = scale
+        """`dry_run`: everything but the signal."""
+        self._dry_run = dry_run
+        self._dry_told: dict[ProcessIdentity, float] = {}
+        self._rules = rules
         self._report = report
         self._command_lines = command_lines
         self._prove = prove
-        self._pause = pause
         self._clock = clock
-        self._state = ReactionState()
-        self._pace = Pace()
-        self._highest_bound_bytes = 0
         self._futile: dict[ProcessIdentity, list[float]] = {}
         self._survivors: set[ProcessIdentity] = set()
-        self._without_victim = False
-        self._proportional_is_slow = False
+        self._without_victim: set[str] = set()
         self._acting = asyncio.Lock()
         self._releasing = Worker("release")
-        self._measuring = Worker("measure")
 
     async def at_rest(self) -> None:
         """Wait for the end of a kill that is under way: a victim may be the whole job, and has to be told of."""
         async with self._acting:
             return
 
-    async def watch(self) -> None:
-        """Look, act, and wait for as long as the job's growth allows; for ever.
+    def all_is_well(self, offender: Offender) -> None:
+        """The group is short of nothing: if it is again and nobody can be taken, that is news again."""
+        self._without_victim.discard(offender.cgroup)
 
-        Raises what went wrong when it goes wrong FAILED_LOOKS times in a row.
-        """
-        failures = 0
-        while True:
-            try:
-                interval = await self._look()
-                failures = 0
-            except FLEETING:
-                failures += 1
-                if failures == FAILED_LOOKS:
-                    raise
-                interval = FAILED_LOOK_PAUSE_SECONDS
-            await self._pause(interval)
+    async def end_shortage(
+        self, shortage: Shortage, offender: Offender, scale_of: Callable[[ProcessTable], BadnessScale]
+    ) -> Ended:
+        """One victim, if there is still need of one. Raises FLEETING."""
+        async with self._acting:
+            return await self._end_shortage(shortage, offender, scale_of)
 
-    async def _look(self) -> float:
-        """Look once, and act on it. The answer: seconds until the next look."""
-        sample = await self._measure()
-        self._state, decision = react(self._state, sample, self._limits)
-        if isinstance(decision, Warn):
-            self._report(HighReport(self._clock(), decision.usage_bytes, decision.high_bytes))
-        if isinstance(decision, FindVictim):
-            async with self._acting:
-                return await self._end_shortage(decision.shortage, sample)
-        self._without_victim = False
-        if sample.measure is not Measure.RESIDENT:
-            self._command_lines.learn(sample.taken_seconds)
-        self._pace, interval = next_look(self._pace, sample, self._limits)
-        return interval
-
-    async def _measure(self) -> CgroupSample:
-        """The cheapest measure that leaves nothing open."""
-        sample = self._source.read(Measure.RESIDENT)
-        cost_seconds = sample.cost_seconds
-        while tighter := tighter_measure(
-            sample,
-            self._limits,
-            highest_bound_bytes=self._highest_bound_bytes,
-            above_high=self._state.above_high,
-        ):
-            bound = sample
-            sample = await self._read(tighter)
-            cost_seconds += sample.cost_seconds
-            if bound.measure is Measure.UNRECLAIMABLE:
-                self._highest_bound_bytes = max(self._highest_bound_bytes, bound.memory_bytes)
-        self.looks += 1
-        if sample.measure is Measure.PROPORTIONAL:
-            self.peak_bytes = max(self.peak_bytes, sample.memory_bytes)
-        return dataclasses.replace(sample, cost_seconds=cost_seconds)
-
-    async def _read(self, measure: Measure) -> CgroupSample:
-        if measure is not Measure.PROPORTIONAL or not self._proportional_is_slow:
-            sample = self._source.read(measure)
-        else:
-            sample = await self._measuring.ask(partial(self._source.read, measure))
-        if measure is Measure.PROPORTIONAL:
-            self._proportional_is_slow = sample.cost_seconds > SLOW_SECONDS
-        return sample
-
-    async def _end_shortage(self, shortage: Shortage, sample: CgroupSample) -> float:
-        """One victim, if there is still need of one. The answer: seconds until the next look."""
+    async def _end_shortage(
+        self, shortage: Shortage, offender: Offender, scale_of: Callable[[ProcessTable], BadnessScale]
+    ) -> Ended:
         decided = self._clock()
-        table = self._source.snapshot()
-        scale = dataclasses.replace(self._scale, survivors=frozenset(self._survivors))
-        choice = choose(table, scale, self._exhausted(decided))
+        table = offender.snapshot()
+        scale = dataclasses.replace(scale_of(table), survivors=frozenset(self._survivors))
+        choice = choose(table, scale, self._exhausted(decided), self._rules.rule)
         if isinstance(choice, NoVictim):
-            self._tell_no_victim(NoVictimReport(decided, shortage, choice.spared))
-            return NO_VICTIM_PAUSE_SECONDS
-        if not self._still_short(shortage, sample):
-            return 0.0
-        outcome = await self._kill(choice.victim.process.identity)
-        if outcome is None:
-            return 0.0  # It ended by itself: that may have been enough.
+            self._tell_no_victim(NoVictimReport(decided, shortage, choice.spared, offender.cgroup))
+            return Ended.NO_VICTIM
+        if not offender.still_short(shortage):
+            return Ended.RECOVERED
+        victim = choice.victim.process
+        kill = await self._kill(victim.identity, offender, table, scale)
+        if kill is None:
+            return Ended.RECOVERED  # It ended by itself: that may have been enough.
+        outcome, victim_cgroup = kill
+        if outcome is KillOutcome.DRY_RUN and not self._is_news(victim.identity, decided):
+            return Ended.EXITED
         seconds_to_exit = self._clock() - decided
         try:
-            after = await self._measure()
+            used_after = await offender.usage_bytes(shortage.resource)
         except FLEETING:
-            after = sample  # Who was killed is told, also when it can't be seen what that has brought.
-        used_after = after.memory_bytes if shortage.resource is Resource.MEMORY else after.swap_bytes
-        if outcome is not KillOutcome.EXITED:
-            self._survivors.add(choice.victim.process.identity)
-        self._note_futility(table, choice, decided, freed_bytes=shortage.usage_bytes - used_after)
-        victim = choice.victim.process
-        next_ones = runners_up(table, scale, choice.victim)
+            used_after = shortage.usage_bytes  # Who was killed is told, also when it can't be seen what that brought.
+        if outcome not in ENDED:
+            self._survivors.add(victim.identity)
+        self._note_futility(table, choice, decided, freed_bytes=shortage.freed_bytes(used_after))
+        next_ones = runners_up(table, scale, choice.victim, rule=self._rules.rule)
         self._report(
             KillReport(
                 at_seconds=decided,
@@ -205,36 +191,45 @@ class Guard:
                 seconds_to_exit=seconds_to_exit,
                 usage_after_bytes=used_after,
                 was_alone=len(table) == 1,
+                cgroup=offender.cgroup,
+                victim_cgroup=victim_cgroup,
+                rule=self._rules.rule,
+                asked_to_end=self._rules.grace_seconds > 0,
             )
         )
-        return 0.0
+        return Ended.SURVIVED if outcome not in ENDED else Ended.EXITED
 
-    def _still_short(self, shortage: Shortage, sample: CgroupSample) -> bool:
-        """Look again before the shot: choosing takes 2-5 ms for 20 processes, and a step may end in that.
-
-        The cheap bound does, corrected by what it overstated when the shortage was found: the exact measure
-        would cost more time than has passed.
-        """
-        now = self._source.read(Measure.UNRECLAIMABLE)
-        if sample.measure is Measure.PROPORTIONAL and shortage.resource is Resource.MEMORY:
-            grown = now.resident_bytes - sample.resident_bytes
-            return sample.memory_bytes + grown > shortage.limit_bytes
-        return shortage_in(now, self._limits) is not None
-
-    async def _kill(self, identity: ProcessIdentity) -> KillOutcome | None:
-        """Prove, kill, and see it exit; None if there was nobody to kill any more."""
+    async def _kill(
+        self, identity: ProcessIdentity, offender: Offender, table: ProcessTable, scale: BadnessScale
+    ) -> tuple[KillOutcome, str] | None:
+        """Prove, kill, and see it exit, and where it lived; None if there was nobody to kill any more."""
+        cgroup = offender.cgroup
         try:
-            with self._prove(identity) as victim:
-                victim.kill()
+            with self._prove(identity, offender.cgroup) as victim:
+                cgroup = victim.cgroup
+                if self._dry_run:
+                    return KillOutcome.DRY_RUN, cgroup
+                if await self._ends_when_asked(victim):
+                    return KillOutcome.EXITED, cgroup
+                whole = self._rules.rule is VictimRule.WHOLE_JOB
+                if not (whole and offender.kill_whole_job(identity, table, scale.ourselves | scale.protected)):
+                    victim.kill()
                 self._release(victim.fileno())
                 exited = await readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
         except ProcessGoneError:
             return None
         except NotPermittedError:
-            return KillOutcome.NOT_PERMITTED
+            return KillOutcome.NOT_PERMITTED, cgroup
         except RefusedError:
-            return KillOutcome.REFUSED
-        return KillOutcome.EXITED if exited else KillOutcome.STILL_THERE
+            return KillOutcome.REFUSED, cgroup
+        return KillOutcome.EXITED if exited else KillOutcome.STILL_THERE, cgroup
+
+    async def _ends_when_asked(self, victim: Killable) -> bool:
+        """SIGTERM and its grace, where the slice has one: an editor may save its files."""
+        if self._rules.grace_seconds <= 0:
+            return False
+        victim.ask_to_end()
+        return await readable_within(victim.fileno(), self._rules.grace_seconds)
 
     def _release(self, pidfd: int) -> None:
         """process_mrelease blocks for up to 90 ms on a big process: a thread may wait for it, the loop may not.
@@ -267,10 +262,18 @@ class Guard:
         if freed_bytes < _held_bytes(parent) * FUTILE_SHARE:
             self._futile.setdefault(parent.identity, []).append(now)
 
+    def _is_news(self, identity: ProcessIdentity, now: float) -> bool:
+        """A dry run names the same victim again and again: once in ten seconds is enough."""
+        told = self._dry_told.get(identity)
+        if told is not None and now - told < FUTILE_WINDOW_SECONDS:
+            return False
+        self._dry_told = {identity: now}
+        return True
+
     def _tell_no_victim(self, report: NoVictimReport) -> None:
         """Once an episode."""
-        if not self._without_victim:
-            self._without_victim = True
+        if report.cgroup not in self._without_victim:
+            self._without_victim.add(report.cgroup)
             self._report(report)
 
 

@@ -19,6 +19,7 @@ class KillOutcome(enum.Enum):
     STILL_THERE = "still there after its time-out"
     NOT_PERMITTED = "not permitted"
     REFUSED = "protected itself before the kill"
+    DRY_RUN = "a dry run kills nobody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class KillReport:
     """It was the only process of the job."""
     cgroup: str = ""
     """The offending cgroup, as /proc/PID/cgroup names it; empty where the job is a process tree."""
+    victim_cgroup: str = ""
+    """Where the victim lived: the offending cgroup or one below it."""
     rule: VictimRule = VictimRule.HIGHEST_BADNESS_CHILD
     asked_to_end: bool = False
     """SIGTERM was sent first, and the grace time kept."""

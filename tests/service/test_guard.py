@@ -15,9 +15,11 @@ from slicemgr.model.cgroup import CgroupSample, Measure, MemoryLimits
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
 from slicemgr.policy.badness import BadnessScale, Unkillable
 from slicemgr.service import guard as guard_module
-from slicemgr.service.guard import FUTILE_SACRIFICES, Guard
+from slicemgr.service import tree_guard
+from slicemgr.service.guard import FUTILE_SACRIFICES
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import HighReport, KillOutcome, KillReport, NoVictimReport, Report
+from slicemgr.service.tree_guard import TreeGuard
 from tests.unit.samples import process, sample
 
 LIMITS = MemoryLimits(high=800, max=1000)
@@ -56,7 +58,7 @@ class Machine:
         return ProcessTable(self.processes)
 
     @contextmanager
-    def prove(self, identity: ProcessIdentity) -> Iterator["FakeVictim"]:
+    def prove(self, identity: ProcessIdentity, cgroup: str = "") -> Iterator["FakeVictim"]:
         self.log.append(f"prove {identity.pid}")
         if self.refusal is not None:
             raise self.refusal
@@ -85,6 +87,8 @@ class Machine:
 class FakeVictim:
     """A pipe in place of a pidfd: readable once the writer is closed."""
 
+    cgroup = ""
+
     def __init__(self, machine: Machine, identity: ProcessIdentity) -> None:
         self._machine = machine
         self._identity = identity
@@ -93,6 +97,9 @@ class FakeVictim:
 
     def fileno(self) -> int:
         return self._exit
+
+    def ask_to_end(self) -> None:
+        self._machine.log.append(f"ask {self._identity.pid}")
 
     def kill(self) -> None:
         self._machine.log.append(f"kill {self._identity.pid}")
@@ -109,9 +116,9 @@ class FakeVictim:
             os.close(self._writer)
 
 
-async def watch(machine: Machine, limits: MemoryLimits = LIMITS, clock: Callable[[], float] = lambda: 7.0) -> Guard:
+async def watch(machine: Machine, limits: MemoryLimits = LIMITS, clock: Callable[[], float] = lambda: 7.0) -> TreeGuard:
     """Run a guard to the end of the script."""
-    guard = Guard(
+    guard = TreeGuard(
         machine,
         limits,
         BadnessScale(total_pages=100_000),
@@ -225,7 +232,7 @@ async def test_a_victim_that_cant_be_killed(refusal: Exception, told: list[tuple
     prove = machine.prove
 
     @contextmanager
-    def first_refuses(identity: ProcessIdentity) -> Iterator[FakeVictim]:
+    def first_refuses(identity: ProcessIdentity, cgroup: str = "") -> Iterator[FakeVictim]:
         if next(attempts) == 1:
             machine.refusal = None
         with prove(identity) as victim:
@@ -358,7 +365,7 @@ async def test_a_look_that_always_fails_is_told() -> None:
     machine.read = failing_read  # type: ignore[method-assign]
     with pytest.raises(OSError, match="no /proc"):
         await watch(machine)
-    assert machine.log.count("pause") == guard_module.FAILED_LOOKS - 1
+    assert machine.log.count("pause") == tree_guard.FAILED_LOOKS - 1
 
 
 @pytest.mark.asyncio
@@ -377,7 +384,7 @@ def _ends_after(machine: Machine, count: int) -> Callable[[ProcessIdentity], Abs
     seen: list[int] = []
 
     @contextmanager
-    def proving(identity: ProcessIdentity) -> Iterator[FakeVictim]:
+    def proving(identity: ProcessIdentity, cgroup: str = "") -> Iterator[FakeVictim]:
         seen.append(identity.pid)
         machine.exits = len(seen) > count
         with prove(identity) as victim:

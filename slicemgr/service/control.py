@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The daemon's ear for `slicemgr run`: a Unix socket, one connection for each job; the other end is daemon_link.py.
+
+    run:    watch /user.slice/.../slicemgr-make-4711.scope
+    daemon: ok                      or  error TEXT
+    daemon: one JSON line for each report of that job (record.py)
+    run:    (shuts down its side)   the command has ended
+    daemon: what it still has to tell, then closes
+
+A client that does not read loses its lines, and delays nobody: what it has not taken is bounded.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from slicemgr.service.record import report_to_line
+from slicemgr.service.report import HighReport, KernelKillReport, KillReport, NoVictimReport, Report
+
+LONGEST_REQUEST: Final = 8192
+"""Bytes: a path of the kernel's is at most 4096."""
+
+MOST_UNREAD_BYTES: Final = 1 << 16
+"""Some forty kills that a stopped client has not read; then it is let go, and guards its job itself."""
+
+LAST_WORDS_SECONDS: Final = 5.5
+"""A kill that is under way when the command ends takes as long as its victim's exit, at most 5 s (guard.py)."""
+
+
+class ControlServer:
+    """Listens on one socket. It belongs to the loop's thread."""
+
+    def __init__(
+        self, path: str, *, refusal: Callable[[str, int], str | None], at_rest: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`refusal` says why a cgroup is not watched for this uid, or None; `at_rest` waits for the end of a kill."""
+        self._path = path
+        self._refusal = refusal
+        self._at_rest = at_rest
+        self._clients: dict[asyncio.StreamWriter, str] = {}
+        self._server: asyncio.Server | None = None
+
+    async def start(self, *, for_everybody: bool) -> None:
+        """Listen. Raises OSError; AddressInUseError if another daemon answers there."""
+        with contextlib.suppress(FileNotFoundError):
+            if somebody_answers(self._path):
+                raise AddressInUseError(self._path)
+            os.unlink(self._path)  # Left by a daemon that was killed.
+        os.makedirs(os.path.dirname(self._path), mode=0o755 if for_everybody else 0o700, exist_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self._path, limit=LONGEST_REQUEST)
+        os.chmod(self._path, 0o666 if for_everybody else 0o600)
+
+    async def close(self) -> None:
+        """Hang up on all, and take the socket away."""
+        if self._server is not None:
+            self._server.close()
+            for writer in list(self._clients):
+                writer.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+    def publish(self, report: Report) -> None:
+        """Tell it to those whose job it is about. Never waits."""
+        concerned = _cgroups_of(report)
+        if not concerned:
+            return
+        line = report_to_line(report)
+        for writer, cgroup in list(self._clients.items()):
+            if any(_is_below(each, cgroup) for each in concerned):
+                if writer.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+                    writer.transport.abort()
+                else:
+                    writer.write(line)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            answer = await self._answer(reader, writer)
+            writer.write(answer)
+            if answer == b"ok\n":
+                while await reader.read(LONGEST_REQUEST):
+                    pass  # Nothing more is asked on this connection; its end is what is waited for.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._at_rest(), LAST_WORDS_SECONDS)
+        except (ConnectionError, ValueError):  # ValueError: a line beyond LONGEST_REQUEST.
+            pass
+        finally:
+            self._clients.pop(writer, None)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        verb, _, cgroup = (await reader.readline()).decode(errors="surrogateescape").rstrip("\n").partition(" ")
+        if verb != "watch" or not cgroup.startswith("/") or ".." in cgroup.split("/"):
+            return b"error unknown request; try 'watch /PATH/OF/A/CGROUP'\n"
+        why = self._refusal(cgroup, _uid_of(writer))
+        if why is not None:
+            return f"error {why}\n".encode(errors="surrogateescape")
+        self._clients[writer] = cgroup
+        return b"ok\n"
+
+
+class AddressInUseError(OSError):
+    """Another daemon listens there."""
+
+
+def somebody_answers(path: str) -> bool:
+    """Raises FileNotFoundError if there is no socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:  # Its queue is full: it lives.
+            return True
+    return True
+
+
+def _uid_of(writer: asyncio.StreamWriter) -> int:
+    """The user at the other end, by SO_PEERCRED (unix(7)): pid, uid, gid."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
+def _cgroups_of(report: Report) -> tuple[str, ...]:
+    """Where it happened: a victim of the slice's own shortage is its job's news too."""
+    match report:
+        case KillReport():
+            return (report.victim_cgroup or report.cgroup,)
+        case HighReport() | NoVictimReport() | KernelKillReport():
+            return (report.cgroup,)
+        case _:
+            return ()
+
+
+def _is_below(cgroup: str, ancestor: str) -> bool:
+    return cgroup == ancestor or cgroup.startswith(ancestor.rstrip("/") + "/")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whose limit it was: the event counters of a cgroup and of all below it, compared with the last time.
+
+memory.events tells of the whole subtree, memory.events.local of one cgroup's own limits. So one descriptor is watched
+for each slice, and the walk goes down only where the first has moved: 200 jobs cost 200 reads of 9 us, not of 0.3 ms.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from slicemgr.kernel.cgroupfs import CgroupDir
+from slicemgr.kernel.errors import KernelError
+from slicemgr.model.cgroup import MemoryEvents
+
+NONE_YET: Final = MemoryEvents(low=0, high=0, max=0, oom=0, oom_kill=0, oom_group_kill=0)
+"""A cgroup that was not there at the last walk began with these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A cgroup at whose own limit something happened since the last walk."""
+
+    path: str
+    events: MemoryEvents
+    """As they were then, of the subtree."""
+    local_events: MemoryEvents | None
+    """As they were then, of its own limits."""
+
+
+class EventCounters:
+    """The counters below one cgroup. Owns the directories that it holds open."""
+
+    def __init__(self, root: CgroupDir) -> None:
+        """Takes what the counters show now for the beginning: an old kill is no news. Raises KernelError."""
+        self._root = _Known(root)
+        list(self._root.moved(is_first=True))
+
+    def moved(self) -> list[Moved]:
+        """The cgroups whose own counters have moved, parents first. Raises CgroupGoneError when the root is gone."""
+        self._root.directory.events()
+        return list(self._root.moved(is_first=False))
+
+    def paths(self) -> list[str]:
+        """Every cgroup that is known below the root, and the root."""
+        return [each.directory.path for each in self._root.all()]
+
+    def close(self) -> None:
+        """Close all but the root."""
+        self._root.close_below()
+
+
+class _Known:
+    """One cgroup as it was at the last walk."""
+
+    def __init__(self, directory: CgroupDir) -> None:
+        self.directory = directory
+        self._below: dict[str, _Known] = {}
+        self._events = NONE_YET
+        self._local: MemoryEvents | None = NONE_YET
+
+    def moved(self, *, is_first: bool) -> Iterator[Moved]:
+        events = self.directory.events()
+        if events is None or (events == self._events and not is_first):
+            return
+        before, self._events = self._events, events
+        local = self.directory.local_events()
+        local_before, self._local = self._local, local
+        if not is_first and _own(local or events) != _own(local_before or before):
+            yield Moved(self.directory.path, before, local_before)
+        self._list()
+        for name, child in list(self._below.items()):
+            try:
+                yield from child.moved(is_first=is_first)
+            except KernelError:  # Gone, or closed to us meanwhile: what was in it is no longer ours to judge.
+                self._forget(name)
+
+    def all(self) -> Iterator["_Known"]:
+        yield self
+        for child in self._below.values():
+            yield from child.all()
+
+    def close_below(self) -> None:
+        for name in list(self._below):
+            self._forget(name)
+
+    def _list(self) -> None:
+        names = set(self.directory.children())
+        for name in self._below.keys() - names:
+            self._forget(name)
+        for name in sorted(names - self._below.keys()):
+            try:
+                self._below[name] = _Known(self.directory.child(name))
+            except KernelError:
+                continue
+        for name, child in list(self._below.items()):
+            if child.directory.is_gone():  # Made anew under the same name: another cgroup, with counters of its own.
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        child = self._below.pop(name)
+        child.close_below()
+        child.directory.close()
+
+
+def _own(events: MemoryEvents) -> tuple[int | None, ...]:
+    """The counters that call for a look; `low` is no limit of the cgroup's own."""
+    return events.high, events.max, events.oom, events.oom_kill

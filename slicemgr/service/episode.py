@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One cgroup from the first event at its limit until it is calm again; the offender of its own kill path."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from slicemgr.kernel import procfs
+from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir, cgroup_of
+from slicemgr.kernel.errors import CgroupGoneError, KernelError
+from slicemgr.kernel.procfs import PAGE_BYTES
+from slicemgr.model.cgroup import CgroupReading, MemoryLimits
+from slicemgr.model.decision import Decision, Resource, Shortage
+from slicemgr.model.process import OOM_SCORE_ADJ_MIN, ProcessIdentity, ProcessTable
+from slicemgr.policy.evidence import Situation, situation_between
+from slicemgr.policy.reaction import Phase, ReactionState, next_look_seconds, react, still_short
+from slicemgr.service.counters import Moved
+
+
+class Episode:
+    """A cgroup that is looked at. Owns its directory."""
+
+    def __init__(
+        self,
+        directory: CgroupDir,
+        before: Moved | None,
+        *,
+        job_root: str,
+        free_swap: Callable[[], int],
+        mount: str = MOUNT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`before`: its counters when all was calm. `job_root`: the slice, whose children are the jobs; or the job."""
+        self.state = ReactionState()
+        self.limits = MemoryLimits()
+        self._directory = directory
+        self._before = before
+        self._job_root = job_root
+        self._free_swap = free_swap
+        self._mount = mount
+        self._clock = clock
+        self._last: CgroupReading | None = None
+
+    @property
+    def cgroup(self) -> str:
+        """Its path."""
+        return self._directory.path
+
+    @property
+    def is_calm(self) -> bool:
+        """Nothing is left to look at."""
+        return self.state.phase is Phase.CALM
+
+    def next_look_seconds(self) -> float | None:
+        """When it wants to be looked at again; None: when it calls."""
+        return next_look_seconds(self.state)
+
+    def look(self) -> Decision:
+        """Read it, and say what that calls for. Raises CgroupGoneError and what else a reading may raise."""
+        self.limits = self._read_limits()
+        reading = self._directory.reading(self._clock)
+        before = self._last if self._last is not None else self._as_it_was(reading)
+        self._last = reading
+        situation = situation_between(before, reading, self._swap_room(reading))
+        self.state, decision = react(self.state, situation, self.limits, throttles=True, page_bytes=PAGE_BYTES)
+        return decision
+
+    # What its kill path asks.
+
+    def snapshot(self) -> ProcessTable:
+        """Its processes, and those of all cgroups below it."""
+        return procfs.snapshot(self._directory.members())
+
+    def still_short(self, shortage: Shortage) -> bool:
+        """Whether the shortage is there yet."""
+        return still_short(shortage, self._now())
+
+    async def usage_bytes(self, resource: Resource) -> int:
+        """memory.current, or memory.swap.current; 0 once it is gone."""
+        try:
+            now = self._now()
+        except CgroupGoneError:
+            return 0
+        return now.swap_bytes if resource is Resource.SWAP else now.usage_bytes
+
+    def kill_whole_job(self, victim: ProcessIdentity, table: ProcessTable, spared: frozenset[int]) -> bool:
+        """cgroup.kill on the job of this process: the scope below the slice, or this very cgroup if it is a job."""
+        return kill_job_of(victim, cgroup_of, table, spared, job_root=self._job_root, mount=self._mount)
+
+    def close(self) -> None:
+        """Close its directory."""
+        self._directory.close()
+
+    def _now(self) -> Situation:
+        reading = self._directory.reading(self._clock)
+        return situation_between(None, reading, self._swap_room(reading))
+
+    def _as_it_was(self, reading: CgroupReading) -> CgroupReading | None:
+        """The counters of the calm before, at this reading's time: so the first look sees what has called for it."""
+        if self._before is None:
+            return None
+        return dataclasses.replace(reading, events=self._before.events, local_events=self._before.local_events)
+
+    def _read_limits(self) -> MemoryLimits:
+        return MemoryLimits(
+            high=self._directory.memory_high(), max=self._directory.memory_max(), swap_max=self._directory.swap_max()
+        )
+
+    def _swap_room(self, reading: CgroupReading) -> int:
+        """What swap could still take: of the machine's, and below the cgroup's own limit."""
+        free = self._free_swap()
+        if self.limits.swap_max is None:
+            return free
+        return max(0, min(free, self.limits.swap_max - (reading.swap_bytes or 0)))
+
+
+def kill_job_of(
+    victim: ProcessIdentity,
+    cgroup: Callable[[int], str],
+    table: ProcessTable,
+    spared: frozenset[int],
+    *,
+    job_root: str,
+    mount: str,
+) -> bool:
+    """cgroup.kill on the job of this process, the cgroup below `job_root` that it lives in.
+
+    False where the kernel has no cgroup.kill (5.14), and where somebody in the job has to be spared.
+    """
+    try:
+        with CgroupDir.open(job_of(cgroup(victim.pid), job_root), mount) as job:
+            members = job.members()
+            adjusted = any(each.pid in members and each.oom_score_adj <= OOM_SCORE_ADJ_MIN for each in table)
+            if adjusted or members & (spared | {1}) or victim.pid not in members:
+                return False
+            job.kill_all()
+    except KernelError:
+        return False
+    return True
+
+
+def job_of(cgroup: str, job_root: str) -> str:
+    """The job that a cgroup belongs to: the child of the slice it is in or below; the root itself if it is that."""
+    below = cgroup.removeprefix(job_root.rstrip("/") + "/")
+    if below == cgroup:
+        return job_root
+    return f"{job_root.rstrip('/')}/{below.partition('/')[0]}"
