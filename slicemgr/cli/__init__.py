@@ -1,36 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line: talks to people. One file per verb, imported when its verb is used."""
+"""The command line: talks to people. One file per verb, imported for it alone. Light, see model/quantity.py."""
 
-import argparse
+from __future__ import annotations
+
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import NoReturn
 
-from slicemgr import __version__
-from slicemgr.cli.exit_codes import ExitCode
+from slicemgr.kernel.signals import signal
 
-_DESCRIPTION = """\
-Run builds in a memory limit of their own. When one runs out, slicemgr ends one process of that build, the
-one with the highest badness, and tells you which and why. Nothing outside the build is touched."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
-_VERBS = ("run",)
+    from slicemgr.cli.parser import OneLineParser as OneLineParser
 
-_EPILOG = """\
-verbs:
-  run         run a command under memory limits
-
-'slicemgr VERB --help' tells more."""
+VERBS: Final = ("run", "status", "list", "explain", "kills", "config", "daemon", "install")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A usage error is one line that ends in what to try; the full help is for who asks for it."""
+def __getattr__(name: str) -> object:
+    """OneLineParser, for the verbs that begin with argparse: only when it is asked for."""
+    if name == "OneLineParser":
+        from slicemgr.cli.parser import OneLineParser
 
-    def error(self, message: str) -> NoReturn:
-        """Print the line and exit with 2."""
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}; try '{self.prog} --help'\n")
+        return OneLineParser
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,23 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_standard_streams()
-    parser = OneLineParser(
-        prog="slicemgr",
-        usage="slicemgr [--help] [--version] VERB ...",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EPILOG,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"slicemgr {__version__}")
-    parser.add_argument("verb", choices=_VERBS, metavar="VERB", help=argparse.SUPPRESS)
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments:
-        parser.error("no verb given")
-    parsed = parser.parse_args(arguments)
-    verb = import_module(f"slicemgr.cli.{parsed.verb}")
-    status: int = verb.main(parsed.rest)
+    if arguments and arguments[0] in VERBS:
+        name, rest = arguments[0], arguments[1:]
+    else:
+        from slicemgr import __version__
+        from slicemgr.cli.parser import parse_verb
+
+        name, rest = parse_verb(arguments, VERBS, __version__)
+    # Not importlib's import_module: it is one more module to read.
+    module = __import__(f"slicemgr.cli.{name}", fromlist=("main",))
+    status: int = module.main(rest)
     return status
 
 

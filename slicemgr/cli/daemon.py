@@ -11,10 +11,12 @@ from slicemgr.cli.exit_codes import ExitCode
 from slicemgr.cli.printable import say
 from slicemgr.cli.report_lines import history_line
 from slicemgr.config import ConfigError, files, schema
-from slicemgr.kernel.errors import NotSupportedError
+from slicemgr.kernel.cgroupfs import cgroup_of
+from slicemgr.kernel.errors import KernelError
+from slicemgr.kernel.features import Feature, probe
 from slicemgr.service.control import AddressInUseError
 from slicemgr.service.daemon import Daemon
-from slicemgr.service.overview import require_cgroup2
+from slicemgr.service.overview import SYSTEM_ROOT, user_root
 from slicemgr.service.record import Record
 
 _PROG = "slicemgr daemon"
@@ -33,6 +35,9 @@ example: slicemgr daemon --dry-run"""
 
 _BROKEN = 1
 
+_NEEDED = frozenset({Feature.CGROUP2, Feature.MEMORY, Feature.PIDFD})
+_USEFUL = frozenset({Feature.PRESSURE, Feature.KILL})
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb until it is told to end; returns the exit status."""
@@ -40,8 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     is_user = options.user or (not options.system and os.geteuid() != 0)
     if not is_user and os.geteuid() != 0:
         return _fail(ExitCode.USAGE, "--system is for root; try 'sudo slicemgr daemon --system', or --user")
+    if (unable := _why_unable(user_root(os.getuid()) if is_user else SYSTEM_ROOT)) is not None:
+        return _fail(ExitCode.OWN_FAILURE, unable)
     try:
-        require_cgroup2()
         config = schema.read(files.load(files.directories(os.environ if is_user else None)))
         daemon = Daemon(
             config,
@@ -52,8 +58,6 @@ def main(arguments: Sequence[str]) -> int:
             tell=_tell,
         )
         asyncio.run(daemon.run())
-    except NotSupportedError as error:
-        return _fail(ExitCode.OWN_FAILURE, str(error))
     except ConfigError as error:
         for line in error.lines:
             _say(line)
@@ -63,6 +67,21 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _fail(ExitCode.OWN_FAILURE, f"can't start: {error}; try 'slicemgr status'")
     return 0
+
+
+def _why_unable(root: str) -> str | None:
+    """What the service can't be without; what it can is told, and it works as well as it may."""
+    try:
+        features = probe(root)
+        cgroup_of(os.getpid())
+    except KernelError as error:
+        return str(error)
+    for missing in features.missing:
+        if missing.feature in _NEEDED:
+            return str(missing)
+        if missing.feature in _USEFUL:
+            _say(f"works with less: {missing}")
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,16 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Exit statuses of our own; those of a command are passed on as they are (env(1) and timeout(1) do the same)."""
 
-import enum
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
-class ExitCode(enum.IntEnum):
-    """Why slicemgr itself ended."""
+class ExitCode(int):
+    """Why slicemgr itself ended. No enum: `slicemgr run` is light, see model/quantity.py."""
 
-    USAGE = 2
+    __slots__ = ()
+
+    USAGE: ClassVar[ExitCode]
     """The request can't be meant."""
-    OWN_FAILURE = 125
+    OWN_FAILURE: ClassVar[ExitCode]
     """slicemgr could not do its part; the command was not run."""
-    NOT_EXECUTABLE = 126
+    NOT_EXECUTABLE: ClassVar[ExitCode]
     """The command was found, and can't be executed."""
-    NOT_FOUND = 127
+    NOT_FOUND: ClassVar[ExitCode]
+
+
+ExitCode.USAGE = ExitCode(2)
+ExitCode.OWN_FAILURE = ExitCode(125)
+ExitCode.NOT_EXECUTABLE = ExitCode(126)
+ExitCode.NOT_FOUND = ExitCode(127)

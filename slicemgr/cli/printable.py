@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names and lines for people: a process names itself, so its name must not be able to draw on the terminal."""
+"""Names and lines for people: a process names itself, so its name must not be able to draw on the terminal.
 
-import contextlib
-import shlex
+Light, see model/quantity.py.
+"""
+
+from __future__ import annotations
+
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LONGEST = 100
 """Characters of a command line in a report: with the rest it fills two lines of a terminal."""
@@ -25,9 +31,11 @@ def say(line: str, *, prog: str = "slicemgr") -> None:
 
     A stderr that is full or gone is no reason to stop: there is nobody to tell.
     """
-    with contextlib.suppress(OSError):
+    try:
         sys.stderr.write(f"{prog}: {line}\n")
         sys.stderr.flush()
+    except OSError:
+        return
 
 
 def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
@@ -47,6 +55,8 @@ def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
 
 
 def _joined(arguments: Sequence[str]) -> str:
+    import shlex
+
     return printable(" ".join(shlex.quote(argument) for argument in arguments))
 
 

@@ -1,125 +1,130 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`slicemgr run`: a command under memory limits."""
+"""`slicemgr run`: a command under memory limits. Light until the command has ended, see model/quantity.py."""
 
-import argparse
-import asyncio
-import contextlib
+from __future__ import annotations
+
 import errno
 import os
-import resource
-import shutil
-import signal
-from collections.abc import Sequence
 
-from slicemgr.cli import OneLineParser
 from slicemgr.cli.exit_codes import ExitCode
 from slicemgr.cli.printable import printable, say
+from slicemgr.cli.run_options import read_options
 from slicemgr.cli.run_report import ReportFile, RunReport
-from slicemgr.kernel import procfs
-from slicemgr.kernel.procfs import MachineMemory
+from slicemgr.kernel.errors import KernelError
+from slicemgr.kernel.meminfo import read_total_and_available
+from slicemgr.kernel.signals import signal
 from slicemgr.kernel.spawn import CommandError, ForkError
-from slicemgr.model.cgroup import MemoryLimits
-from slicemgr.model.quantity import Amount, QuantityError, parse_amount
+from slicemgr.model.quantity import QuantityError, parse_amount
 from slicemgr.model.spec import JobSpec, SpecError, slice_unit_name
-from slicemgr.placement import embedded
+from slicemgr.placement.choose import NoBackendError, choose
 from slicemgr.policy import limits
-from slicemgr.service.delivery import Delivery
-from slicemgr.service.job import run_job
-from slicemgr.service.report import JobReport
+from slicemgr.service.job import Job, LimitsNotHeldError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slicemgr.cli.run_options import RunOptions
+    from slicemgr.model.quantity import Amount
+    from slicemgr.placement.backend import JobHandle
+    from slicemgr.placement.choose import Choice
+    from slicemgr.policy.limits import InBytes
+    from slicemgr.service.job_report import JobReport
 
 _PROG = "slicemgr run"
-
-_DESCRIPTION = """\
-Run COMMAND, and watch the memory of everything that it starts. When all of that together holds more than --max,
-one process of it is killed: the biggest, or, if that has children, the biggest of them (so make lives and one
-compiler goes). Then slicemgr looks again. Terminal, input, environment, signals and exit status are the command's;
-its priority is a little below slicemgr's, so that the looks come in time."""
-
-_EPILOG = """\
-SIZE is in bytes, or with a suffix of 1024s: 600M, 1.5G. PCT is a share of the machine's memory: 60%. 'max' is
-no limit. Without --max the command may take what is free now, less a tenth of the machine. What counts is memory
-that only ending a process frees: page cache does not count, and what several processes share counts once.
-
-exit status: the command's own, and its signal if one ended it; 125 if slicemgr failed, 126 if the command
-can't be executed, 127 if it is not found, 2 for a usage error.
-
-example: slicemgr run --max 2G -- make -j20"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; returns the exit status, or dies by the signal that the command died by."""
-    options = _parser().parse_args(arguments)
+    options = read_options(arguments)
+    if options is None:
+        from slicemgr.cli.run_parser import parse
+
+        options = parse(arguments)
     try:
         spec = _spec(options)
-        machine = procfs.machine_memory()
-        resolved = limits.resolve(spec, machine.total, machine.available)
+        total, available = read_total_and_available()
+        resolved = limits.resolve(spec, total, available)
     except (SpecError, QuantityError) as error:
         return _fail(ExitCode.USAGE, str(error))
-    except OSError as error:
+    except (OSError, KernelError) as error:
         return _fail(ExitCode.OWN_FAILURE, f"can't read the machine's memory: {error}; try mount -t proc proc /proc")
     try:
         json_file = None if options.json is None else ReportFile(options.json)
     except OSError as error:
-        path = printable(options.json)
+        path = printable(options.json or "")
         return _fail(ExitCode.USAGE, f"can't write --json '{path}': {error.strerror}; try another path")
-    status = _run(spec, resolved, machine, json_file)
-    if isinstance(status, JobReport):
-        return _end_like(status)
+    report = RunReport(spec)
+    status = _run(spec, resolved, total, options.backend, report)
+    if isinstance(status, ExitCode):
+        if json_file is not None:
+            json_file.forget()
+        return status
+    report.end(status)
     if json_file is not None:
-        json_file.forget()
-    return status
+        try:
+            json_file.write(report.as_data(status))
+        except OSError as error:
+            say(f"can't write the report for --json: {error.strerror}, ignoring")
+    return _end_like(status)
 
 
 def _run(
-    spec: JobSpec, resolved: MemoryLimits, machine: MachineMemory, json_file: ReportFile | None
+    spec: JobSpec, resolved: InBytes, machine_total_bytes: int, backend: str, report: RunReport
 ) -> JobReport | ExitCode:
     """The job and its reports; an exit code if the command was not run."""
-    name = printable(spec.command[0])
+
+    def run(choice: Choice, why_embedded: str = "") -> JobReport:
+        def placed(handle: JobHandle) -> None:
+            report.placed(handle)
+            passed_over = why_embedded or (handle.passed_over[0][1] if handle.passed_over else "")
+            if handle.source is not None and passed_over:
+                say(f"not in a cgroup, only watched: {passed_over}")
+
+        job = Job(
+            spec,
+            resolved,
+            search_path=os.environ.get("PATH", os.defpath),
+            machine_total_bytes=machine_total_bytes,
+            daemon_sockets=_sockets(),
+            tell=report.tell,
+        )
+        return job.run(choice, placed=placed)
+
     try:
-        handle = embedded.open_job()
-    except OSError as error:
-        return _fail(ExitCode.OWN_FAILURE, f"can't guard a job: {error.strerror}; try a kernel from 5.3 on")
-    report = RunReport(spec, resolved)
-    try:
-        with Delivery(report.tell) as deliver:
-            job = asyncio.run(run_job(spec, resolved, handle, machine_total_bytes=machine.total, report=deliver))
+        try:
+            return run(_chosen(backend, needs_memory=resolved != (None, None, None)))
+        except LimitsNotHeldError as error:
+            if backend != "auto":
+                raise
+            return run(_chosen("embedded"), why_embedded=str(error))
+    except (NoBackendError, LimitsNotHeldError) as error:
+        return _fail(ExitCode.OWN_FAILURE, str(error))
     except CommandError as error:
         return _fail(*_why_not_executed(spec.command[0], error))
     except ForkError as error:
+        name = printable(spec.command[0])
         return _fail(ExitCode.OWN_FAILURE, f"can't start '{name}': {error.strerror}; try again with less running")
-    report.end(job)
-    if json_file is not None:
-        try:
-            json_file.write(report.as_data(job))
-        except OSError as error:
-            say(f"can't write the report for --json: {error.strerror}, ignoring")
-    return job
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog=_PROG,
-        usage="slicemgr run [OPTIONS] -- COMMAND [ARGUMENT ...]",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _chosen(backend: str, *, needs_memory: bool = True) -> Choice:
+    return choose(
+        backend,
+        uid=os.getuid(),
+        runtime_dir=os.environ.get("XDG_RUNTIME_DIR"),
+        session_bus=os.environ.get("DBUS_SESSION_BUS_ADDRESS"),
+        needs_memory=needs_memory,
     )
-    parser.add_argument("--max", metavar="SIZE|PCT", help="hard limit: above it one process is killed")
-    parser.add_argument("--high", metavar="SIZE|PCT", help="soft limit: above it you are warned")
-    parser.add_argument(
-        "--swap-max", metavar="SIZE", help="hard limit on swapped memory: above it one process is killed"
-    )
-    parser.add_argument(
-        "--slice", metavar="NAME", default="build", help="name of its slice in reports; no cgroup is made (build)"
-    )
-    parser.add_argument("--name", metavar="NAME", help="the job's name in reports (the command's)")
-    parser.add_argument("--json", metavar="FILE", help="write what happened to FILE as well, as JSON")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run")
-    return parser
 
 
-def _spec(options: argparse.Namespace) -> JobSpec:
+def _sockets() -> list[str]:
+    """Where a daemon may listen: the user's own, then the machine's, which guards users' slices as well."""
+    runtime_directory = os.environ.get("XDG_RUNTIME_DIR")
+    own = [f"{runtime_directory}/slicemgr/control"] if runtime_directory and os.getuid() != 0 else []
+    return [*own, "/run/slicemgr/control"]
+
+
+def _spec(options: RunOptions) -> JobSpec:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or not command[0]:
         raise SpecError("no command given; try 'slicemgr run --max 2G -- make -j20'")
@@ -150,6 +155,8 @@ def _fail(code: ExitCode, message: str) -> ExitCode:
 def _why_not_executed(command: str, error: CommandError) -> tuple[ExitCode, str]:
     name = printable(command)
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        import shutil
+
         if shutil.which(command):
             return ExitCode.NOT_FOUND, f"the interpreter of '{name}' is not found; try 'head -1 {name}'"
         return ExitCode.NOT_FOUND, f"command '{name}' not found; try 'command -v {name}', or its full path"
@@ -161,10 +168,14 @@ def _end_like(job: JobReport) -> int:
     """Exit as the command did: a shell, make or CI has to see the same signal."""
     if job.exit_signal is None:
         return job.exit_code or 0
+    import resource
+
     # The command may have left a core; ours would only hide it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # SIGKILL has no other action, and 32 and 33 are the C library's own.
+    try:  # noqa: SIM105 - see model/quantity.py
         signal.signal(job.exit_signal, signal.SIG_DFL)
+    except OSError:
+        pass  # SIGKILL has no other action, and 32 and 33 are the C library's own.
     os.kill(os.getpid(), job.exit_signal)
     # Not reached, but for a signal that is blocked from outside: then as a shell would tell it.
     return 128 + job.exit_signal

@@ -1,143 +1,84 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `slicemgr run` tells: a line on stderr for each thing that happens, one at the end, and all as JSON."""
+"""What `slicemgr run` tells: a line on stderr for each thing that happens, one at the end, and all as JSON.
 
-import json
+Light, see model/quantity.py: of most commands nothing is to be told but the line at the end. The words for all the
+rest stand in run_lines.py.
+"""
+
+from __future__ import annotations
+
 import os
-import signal
-import stat
 import time
-from collections import Counter
-from collections.abc import Mapping
-from typing import Final, TypeAlias
 
-from slicemgr import __version__
-from slicemgr.cli.printable import encodable, printable, printable_command, say
-from slicemgr.kernel.procfs import PAGE_BYTES
-from slicemgr.model.cgroup import MemoryLimits
-from slicemgr.model.decision import Resource
-from slicemgr.model.process import ProcessSample
+from slicemgr.cli.printable import printable, say
 from slicemgr.model.quantity import format_duration, format_size
-from slicemgr.model.spec import JobSpec
-from slicemgr.service.report import (
-    GuardFailedReport,
-    HighReport,
-    JobReport,
-    KernelKillReport,
-    KillOutcome,
-    KillReport,
-    NoVictimReport,
-    Report,
-    SignalRefusedReport,
-)
 
-SCHEMA: Final = "slicemgr.run/1"
-"""Grows by new keys only; a key that changes its meaning makes it /2."""
-
-Data: TypeAlias = Mapping[str, object]
-
-_OPTION: Final = {
-    Resource.MEMORY: "--max",
-    Resource.SWAP: "--swap-max",
-    Resource.HIGH: "--high",
-    Resource.MACHINE: "the machine's memory",
-}
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slicemgr.cli.run_lines import Data
+    from slicemgr.model.spec import JobSpec
+    from slicemgr.placement.backend import JobHandle
+    from slicemgr.service.job_report import JobReport
+    from slicemgr.service.report import Report
 
 
 class RunReport:
     """Collects what happened to one job, and tells it as it happens."""
 
-    def __init__(self, spec: JobSpec, limits: MemoryLimits) -> None:
-        self._spec = spec
-        self._limits = limits
-        self._started = time.monotonic()
-        self._events: list[Report] = []
+    def __init__(self, spec: JobSpec) -> None:
+        self.spec = spec
+        self.started = time.monotonic()
+        self.cgroup = ""
+        """Where the job is; empty for a process tree."""
+        self.events: list[Report] = []
+
+    def placed(self, handle: JobHandle) -> None:
+        """Where the job has been put, before its command is let go."""
+        self.cgroup = handle.cgroup or ""
 
     def tell(self, report: Report) -> None:
         """One line on stderr; runs in the delivery thread."""
-        self._events.append(report)
-        say(_line(report))
+        from slicemgr.cli.run_lines import line
+
+        self.events.append(report)
+        say(line(report, self))
 
     def end(self, job: JobReport) -> None:
         """The summary line, and one more if somebody was left behind."""
-        ended = (
-            f"exited with {job.exit_code}" if job.exit_signal is None else f"ended by {_signal_name(job.exit_signal)}"
-        )
-        # A command of a few milliseconds ends before it is looked at.
-        peak = "too short to measure" if job.peak_bytes == 0 else f"peak {self._beside_limit(job.peak_bytes)}"
-        say(
-            f"'{printable(self._spec.name)}' {ended} after {format_duration(job.elapsed_seconds)}; "
-            f"{peak}; {self._kills_in_words()}"
-        )
-        if any(isinstance(event, GuardFailedReport) for event in self._events):
-            say("nobody watched it to its end: the peak is what was seen until then")
-        if job.left_running:
-            who = ", ".join(_who(process) for process in job.left_running[:5])
-            more = "" if len(job.left_running) <= 5 else f" and {len(job.left_running) - 5} more"
-            say(f"still running, and no longer guarded: {who}{more}")
+        if job.exit_signal is None:
+            ended = f"exited with {job.exit_code}"
+        else:
+            ended = f"ended by {signal_name(job.exit_signal)}"
+        kills = "nothing killed"
+        if self.events:
+            from slicemgr.cli.run_lines import kills_in_words
+
+            kills = kills_in_words(self.events)
+        name, duration = printable(self.spec.name), format_duration(job.elapsed_seconds)
+        say(f"'{name}' {ended} after {duration}; {self._peak_in_words(job)}; {kills}")
+        if self.events or job.left_running:
+            from slicemgr.cli.run_lines import last_lines
+
+            for each in last_lines(self, job):
+                say(each)
 
     def as_data(self, job: JobReport) -> Data:
         """The whole story for --json."""
-        ending = {"status": job.exit_code} if job.exit_signal is None else {"signal": _signal_name(job.exit_signal)}
-        return {
-            "schema": SCHEMA,
-            "slicemgr": __version__,
-            "name": encodable(self._spec.name),
-            "slice": self._spec.slice_name,
-            "backend": job.backend,
-            "command": [encodable(argument) for argument in self._spec.command],
-            "limits": {
-                "memory_high": self._limits.high,
-                "memory_max": self._limits.max,
-                "memory_swap_max": self._limits.swap_max,
-            },
-            "exit": ending,
-            "elapsed_seconds": round(job.elapsed_seconds, 3),
-            "peak_bytes": job.peak_bytes,
-            "looks": job.looks,
-            "watching_cpu_seconds": round(job.watching_cpu_seconds, 3),
-            "kills": [self._kill_as_data(kill) for kill in self._kills() if kill.killed],
-            "failed_kills": [self._kill_as_data(kill) for kill in self._kills() if not kill.killed],
-            "high_episodes": sum(isinstance(event, HighReport) for event in self._events),
-            "without_victim": sum(isinstance(event, NoVictimReport) for event in self._events),
-            "guard_failures": [event.error for event in self._events if isinstance(event, GuardFailedReport)],
-            "left_running": [_process_as_data(process) for process in job.left_running],
-        }
+        from slicemgr.cli.run_lines import as_data
 
-    def _beside_limit(self, peak_bytes: int) -> str:
-        if self._limits.max is None:
-            return format_size(peak_bytes)
-        if peak_bytes > self._limits.max:
-            return _above(peak_bytes, self._limits.max, "--max")
-        automatic = " (automatic: free memory less a tenth)" if self._spec.max is None else ""
-        return f"{format_size(peak_bytes)} of {format_size(self._limits.max)}{automatic}"
+        return as_data(self, job)
 
-    def _kills(self) -> list[KillReport]:
-        return [event for event in self._events if isinstance(event, KillReport)]
-
-    def _kills_in_words(self) -> str:
-        killed = Counter(printable(kill.victim.name) for kill in self._kills() if kill.killed)
-        if not killed:
-            return "nothing killed"
-        names = ", ".join(f"'{name}'" if count == 1 else f"{count} '{name}'" for name, count in killed.most_common())
-        return f"killed {names}; to keep all, try fewer steps at once or a higher limit"
-
-    def _kill_as_data(self, kill: KillReport) -> Data:
-        return {
-            **_process_as_data(kill.victim),
-            "command_line": [encodable(argument) for argument in kill.command_line],
-            "held_bytes": kill.held_bytes,
-            "rss_bytes": kill.victim.rss_pages * PAGE_BYTES,
-            "points": kill.points,
-            "for_parent": None if kill.for_parent is None else _process_as_data(kill.for_parent),
-            "reason": kill.shortage.resource.value,
-            "usage_bytes": kill.shortage.usage_bytes,
-            "limit_bytes": kill.shortage.limit_bytes,
-            "usage_after_bytes": kill.usage_after_bytes,
-            "outcome": kill.outcome.value,
-            "at_seconds": round(kill.at_seconds - self._started, 3),
-            "seconds_to_exit": round(kill.seconds_to_exit, 4),
-            "runners_up": [{**_process_as_data(each), "held_bytes": held} for each, held in kill.runners_up],
-        }
+    def _peak_in_words(self, job: JobReport) -> str:
+        peak, limit = job.peak_bytes, job.limits[1]
+        if peak == 0:
+            # A command of a few milliseconds ends before it is looked at; a kernel before 5.19 has no memory.peak.
+            return "peak not known" if job.cgroup else "too short to measure"
+        if limit is None:
+            return f"peak {format_size(peak)}"
+        if peak > limit:
+            return f"peak {above(peak, limit, '--max')}"
+        automatic = " (automatic: free memory less a tenth)" if self.spec.max is None else ""
+        return f"peak {format_size(peak)} of {format_size(limit)}{automatic}"
 
 
 class ReportFile:
@@ -152,6 +93,9 @@ class ReportFile:
 
     def write(self, data: Data) -> None:
         """Put the report in place of what the file had. Raises OSError."""
+        import json
+        import stat
+
         text = (json.dumps(data, indent=2) + "\n").encode()
         with open(self._descriptor, "wb") as file:
             file.write(text)
@@ -165,78 +109,16 @@ class ReportFile:
             os.unlink(self._path)
 
 
-def _line(report: Report) -> str:
-    match report:
-        case KillReport():
-            return _kill_line(report)
-        case HighReport():
-            return (
-                f"the job holds {_above(report.usage_bytes, report.high_bytes, '--high')}; "
-                "without a cgroup it can't be slowed down, only watched"
-            )
-        case NoVictimReport():
-            option = _OPTION[report.shortage.resource]
-            spared = "; ".join(f"{_who(process)} is {why.value}" for process, why in report.spared[:3])
-            return (
-                f"the job holds {_above(report.shortage.usage_bytes, report.shortage.limit_bytes, option)}, "
-                "and nothing in it can be killed" + (f": {spared}" if spared else "")
-            )
-        case KernelKillReport():
-            names = ", ".join(f"'{printable(name)}' (pid {pid})" for pid, name in report.victims)
-            return (
-                f"the kernel was first: its OOM killer ended {names or f'{report.count} of the job'}; "
-                "try a higher --max, or fewer steps at once"
-            )
-        case SignalRefusedReport():
-            return (
-                f"can't pass {_signal_name(report.number)} on: the command is another user's by now; "
-                f"try sudo kill with its own pid"
-            )
-        case GuardFailedReport():
-            return f"the guard failed ({printable(report.error)}): the command goes on unguarded; please report this"
-
-
-def _kill_line(kill: KillReport) -> str:
-    """Who, pid, how much it held, why, who was next, and what it was doing."""
-    option, shortage = _OPTION[kill.shortage.resource], kill.shortage
-    why = f"the job held {_above(shortage.usage_bytes, shortage.limit_bytes, option)}"
-    in_place = "" if kill.for_parent is None else f" in place of its parent {_who(kill.for_parent)}"
-    who = f"{_who(kill.victim)}, which held {format_size(kill.held_bytes)},{in_place}".rstrip(",")
-    if not kill.killed:
-        return f"did not kill {who}: {kill.outcome.value}; {why}"
-    killed = "killed" if kill.outcome is KillOutcome.EXITED else "sent SIGKILL in vain to"
-    if kill.was_alone:
-        after = f"it was the whole job: try {option} {format_size(_enough_for(shortage.usage_bytes))} or more"
-    elif kill.runners_up:
-        nearest, held = kill.runners_up[0]
-        after = f"if that is not enough, next is {_who(nearest)} with {format_size(held)}"
-    else:
-        after = "nothing else in it can be killed"
-    doing = f"; it ran: {printable_command(kill.command_line)}" if kill.command_line else ""
-    return f"{killed} {who}: {why}; {after}{doing}"
-
-
-def _above(usage_bytes: int, limit_bytes: int, option: str) -> str:
+def above(usage_bytes: int, limit_bytes: int, limit: str) -> str:
     """`1.0G, 14.2M above --max 1.0G`: one decimal alone would not tell them apart."""
-    above = format_size(usage_bytes - limit_bytes)
-    return f"{format_size(usage_bytes)}, {above} above {option} {format_size(limit_bytes)}"
+    much = format_size(usage_bytes - limit_bytes)
+    return f"{format_size(usage_bytes)}, {much} above {limit} {format_size(limit_bytes)}"
 
 
-def _enough_for(usage_bytes: int) -> int:
-    """A round limit above this usage: half as much again, in whole 8 MiB."""
-    step = 8 << 20
-    return -(-usage_bytes * 3 // 2 // step) * step
+def signal_name(number: int) -> str:
+    """`SIGTERM`; `signal 35` for one without a name."""
+    import signal
 
-
-def _who(process: ProcessSample) -> str:
-    return f"'{printable(process.name)}' (pid {process.pid})"
-
-
-def _process_as_data(process: ProcessSample) -> Data:
-    return {"pid": process.pid, "start_ticks": process.identity.start_ticks, "comm": encodable(process.name)}
-
-
-def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -8,6 +8,7 @@
 """
 
 import os
+import re
 from typing import Final
 
 KMSG: Final = "/dev/kmsg"
@@ -16,6 +17,7 @@ _LONGEST_RECORD: Final = 8192
 """Documentation/ABI/testing/dev-kmsg: a buffer that is too small gives EINVAL; PRINTK_MESSAGE_MAX is 2048 and more."""
 
 _MARK: Final = b"oom-kill:"
+_ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def oom_victims(cgroup: str, path: str = KMSG) -> tuple[tuple[int, str], ...]:
@@ -62,7 +64,12 @@ def parse_oom_kill(record: bytes, cgroup: str) -> tuple[int, str] | None:
     pid = numbers.partition(b",")[0]
     if not has_task or not has_pid or not pid.isdigit():
         return None
-    lived = os.fsdecode(where)
+    lived = os.fsdecode(_unescaped(where))
     if lived != cgroup and not lived.startswith(cgroup.rstrip("/") + "/"):
         return None
-    return int(pid), os.fsdecode(name)
+    return int(pid), os.fsdecode(_unescaped(name))
+
+
+def _unescaped(text: bytes) -> bytes:
+    r"""/dev/kmsg shows a backslash, and all that is not plain ASCII, as \x and two digits (kernel/printk/printk.c)."""
+    return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import sys
 import time
 
 from slicemgr.placement.bus_wire import BusError, FormatError, pack, unpack
@@ -113,6 +114,11 @@ class Connection:
         except OSError as error:
             self._socket.close()
             raise NoManagerError(error.strerror or "no answer", error.errno or 0) from error
+
+    def peer_pid(self) -> int:
+        """Who listens there, in our PID namespace; 0 if it is not in it (unix(7), SO_PEERCRED). Raises OSError."""
+        credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], sys.byteorder)
 
     def close(self) -> None:
         """Hang up."""

@@ -113,9 +113,14 @@ class Choice:
             self._manager = None
 
     def _open_embedded(self, pid: int, *, wanted: bool) -> JobHandle:
+        from slicemgr.kernel.errors import ProcessGoneError
+
         handle = self._embedded or _embedded()
-        if handle.source is not None:
-            handle.source.place(pid)
+        try:
+            if handle.source is not None:
+                handle.source.place(pid)
+        except ProcessGoneError:  # Killed while it was held: its status will tell.
+            pass
         if wanted:
             handle.why_not = "the embedded backend watches limits and can't hold a job at them; try --backend systemd"
         return handle
@@ -189,9 +194,9 @@ def _reason(backend: str, error: Exception) -> str:
     if isinstance(error, NoManagerError):
         if error.errno in {errno.EACCES, errno.EPERM}:
             return f"not permitted to talk to systemd ({text}); try it as the user who logged in"
-        return f"no service manager answers ({text}); try 'systemctl --user status', or logging in again"
+        return f"no service manager answers ({text}); try 'systemctl [--user] status', or logging in again"
     if isinstance(error, (ManagerError, JobFailedError)):
-        return f"systemd refuses the scope: {text}; try 'systemctl --user status'"
+        return f"systemd refuses the scope: {text}; try 'systemctl [--user] status'"
     if isinstance(error, BusError):
         return f"no use of the service manager: {text}; try again, or --backend embedded"
     if backend == "embedded":

@@ -97,7 +97,8 @@ def open_job(
         why_not = f"the kernel has no {', '.join(missing)} here; try without that limit" if missing else ""
 
         def release(directory: str = directory, undo: list[tuple[str, str]] = undo) -> None:
-            if _remove(directory):
+            # While another run has a job beside ours, `-memory` would take its limits away.
+            if _remove(directory) and not _has_other_jobs(os.path.dirname(directory)):
                 _step_back(undo)
 
         return JobHandle(
@@ -215,6 +216,14 @@ def _remove(directory: str) -> bool:
     except OSError as error:
         return error.errno == errno.ENOENT
     return True
+
+
+def _has_other_jobs(parent: str) -> bool:
+    own = f"slicemgr-self-{os.getpid()}"
+    try:
+        return any(each != own and os.path.isdir(f"{parent}/{each}") for each in os.listdir(parent))
+    except OSError:
+        return True
 
 
 def _file_name(name: str) -> str:

@@ -93,12 +93,21 @@ def connect(uid: int, *, runtime_dir: str | None = None, session_bus: str | None
         home = runtime_dir or f"/run/user/{uid}"
         private, bus = f"{home}/systemd/private", _bus_address(session_bus) or f"{home}/bus"
     try:
-        return Manager(Connection(private, is_bus=False))
+        return Manager(_connected(private, is_bus=False))
     except NoManagerError as refused:
         try:
-            return Manager(Connection(bus, is_bus=True))
+            return Manager(_connected(bus, is_bus=True))
         except NoManagerError:
             raise NoManagerError(f"{private}: {refused}", refused.errno) from None
+
+
+def _connected(address: str, *, is_bus: bool) -> Connection:
+    """Only to who counts processes as we do: else the pid that we name is somebody else's there."""
+    connection = Connection(address, is_bus=is_bus)
+    if connection.peer_pid() == 0:
+        connection.close()
+        raise NoManagerError("it is in another PID namespace")
+    return connection
 
 
 def _bus_address(addresses: str | None) -> str | None:

@@ -23,6 +23,8 @@ class Situation:
     """What counts against memory.high and memory.max."""
     unreclaimable_bytes: int
     """The part of it that only swap or the end of a process frees."""
+    swappable_bytes: int | None = None
+    """The part of that which swap could take if it had room; None: all of it."""
     swap_bytes: int = 0
     swap_room_bytes: int = 0
     """What swap could still take of it."""
@@ -40,7 +42,8 @@ class Situation:
     @property
     def stuck_bytes(self) -> int:
         """What neither reclaim nor swap can take."""
-        return self.unreclaimable_bytes - min(self.swap_room_bytes, self.unreclaimable_bytes)
+        swappable = self.unreclaimable_bytes if self.swappable_bytes is None else self.swappable_bytes
+        return self.unreclaimable_bytes - min(self.swap_room_bytes, swappable)
 
 
 def situation_of_sample(sample: CgroupSample) -> Situation:
@@ -69,6 +72,7 @@ def situation_between(before: CgroupReading | None, now: CgroupReading, swap_roo
         elapsed_seconds=elapsed,
         usage_bytes=now.current_bytes,
         unreclaimable_bytes=min(unreclaimable_bytes(now.stat), now.current_bytes),
+        swappable_bytes=min(swappable_bytes(now.stat), now.current_bytes),
         swap_bytes=now.swap_bytes or 0,
         swap_room_bytes=swap_room_bytes,
         high_events=_grown(own.high, own_earlier.high),
@@ -93,6 +97,11 @@ def unreclaimable_bytes(stat: MemoryStat) -> int:
         parts = (stat.kernel_stack, stat.pagetables, stat.percpu, stat.slab_unreclaimable)
         kernel = sum(part or 0 for part in parts)
     return (stat.anon or 0) + (stat.shmem or 0) + (stat.sock or 0) + kernel
+
+
+def swappable_bytes(stat: MemoryStat) -> int:
+    """Anonymous and shared memory but for what is locked: of the kernel's own swap takes nothing."""
+    return max(0, (stat.anon or 0) + (stat.shmem or 0) - (stat.unevictable or 0))
 
 
 def _stall_shares(

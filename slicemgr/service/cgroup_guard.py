@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir
-from slicemgr.kernel.errors import CgroupGoneError, KernelError
+from slicemgr.kernel.errors import CgroupGoneError, KernelError, NotSupportedError
 from slicemgr.model.decision import FindVictim, KernelWasFirst, Shortage, Warn
 from slicemgr.model.process import ProcessTable
 from slicemgr.policy.badness import BadnessScale
@@ -79,7 +79,11 @@ class CgroupGuard:
         self._wait = wait or called_within
         self._episodes: dict[str, Episode] = {}
         self._called = asyncio.Event()
-        self._counters = EventCounters(root)
+        try:
+            self._counters = EventCounters(root)
+        except BaseException:
+            root.close()
+            raise
 
     def look(self) -> None:
         """Look at everything that is near its limit, for a reason of the caller's own: pressure, or a new job."""
@@ -94,14 +98,16 @@ class CgroupGuard:
         Raises NotSupportedError without memory.events (the root, or no memory controller), and what goes wrong
         FAILED_ROUNDS times in a row.
         """
-        file = self._root.open_file("memory.events")
-        self._calls.add_file(file, self._called.set)
         try:
-            self.look()
-            await self._rounds()
+            file = self._root.open_file("memory.events")
+            try:
+                self._calls.add_file(file, self._called.set)
+                self.look()
+                await self._rounds()
+            finally:
+                self._calls.remove(file)
+                os.close(file)
         finally:
-            self._calls.remove(file)
-            os.close(file)
             self._counters.close()
             for path in list(self._episodes):
                 self._forget(path)
@@ -129,17 +135,23 @@ class CgroupGuard:
         for moved in self._counters.moved():
             self._open_episode(moved.path, moved)
         told: dict[str, int] = {}
+        failure: Exception | None = None
         # The deepest first: a kill there may be all that the slice above it needs.
         for path in sorted(self._episodes, key=lambda path: path.count("/"), reverse=True):
             try:
                 await self._look_at(self._episodes[path], told)
-            except CgroupGoneError:
+            except (CgroupGoneError, NotSupportedError):  # Removed, or without its memory controller now.
                 self._forget(path)
+                continue
+            except FLEETING as error:  # One that can't be read must not keep us from the others.
+                failure = error
                 continue
             if self._episodes[path].is_calm:
                 if managed := self._managed(path):
                     self._guard_of(managed).all_is_well(self._episodes[path])
                 self._forget(path)
+        if failure is not None:
+            raise failure
 
     async def _look_at(self, episode: Episode, told: dict[str, int]) -> None:
         self.looks += 1
@@ -147,11 +159,11 @@ class CgroupGuard:
             case Warn(usage, high) if not is_default_high(episode.limits.high, episode.limits.max):
                 self._report(HighReport(self._clock(), usage, high, episode.cgroup))
             case KernelWasFirst(count):
-                below = sum(many for path, many in told.items() if path.startswith(episode.cgroup + "/"))
-                told[episode.cgroup] = count
-                if count > below:
-                    victims = self._kernel_log(episode.cgroup)
-                    self._report(KernelKillReport(self._clock(), episode.cgroup, count - below, victims))
+                news = count - sum(many for path, many in told.items() if path.startswith(episode.cgroup + "/"))
+                if news > 0:
+                    told[episode.cgroup] = news
+                    victims = self._kernel_log(episode.cgroup)[-news:]
+                    self._report(KernelKillReport(self._clock(), episode.cgroup, news, victims))
             case FindVictim(shortage):
                 await self._end_shortage(episode, shortage)
             case _:
@@ -170,6 +182,8 @@ class CgroupGuard:
 
     def _open_episode(self, path: str, before: Moved | None) -> None:
         managed = self._managed(path)
+        if path in self._episodes and self._episodes[path].is_gone:
+            self._forget(path)
         if path in self._episodes or managed is None:
             return
         try:

@@ -4,18 +4,26 @@
 The command leads a process group of its own. What arrives at slicemgr is passed on to it, what it does is done by
 slicemgr too: it stops, slicemgr stops; so the shell's ^Z, `fg` and `bg` work as without slicemgr. While both are
 stopped nobody watches: members that do not stop with the command (a daemon in a session of its own) may grow.
+
+All of it happens in the main thread, without asyncio: signals come through the wake-up pipe (signal.set_wakeup_fd).
 """
 
-import asyncio
-import os
-import signal
-from collections.abc import Callable, Sequence
-from typing import Final
+from __future__ import annotations
 
-from slicemgr.kernel import procfs
+import os
+
+from slicemgr.kernel.signals import signal
 from slicemgr.kernel.spawn import HeldCommand
 from slicemgr.service.loan import TerminalLoan, is_orphaned
-from slicemgr.service.report import Report, SignalRefusedReport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+    from typing import Final
+
+    from slicemgr.service.report import Report
+    from slicemgr.service.waiting import Waiting
 
 _TO_THE_GROUP: Final = (
     signal.SIGINT,
@@ -38,42 +46,60 @@ _WANTS_TERMINAL: Final = frozenset({signal.SIGTTIN, signal.SIGTTOU})
 class Command:
     """One command from its start to its end."""
 
-    def __init__(self, command: Sequence[str], report: Callable[[Report], None]) -> None:
-        """Fork it, held before its exec. Raises ForkError."""
+    def __init__(
+        self, command: Sequence[str], search_path: str, waiting: Waiting, report: Callable[[Report], None]
+    ) -> None:
+        """Fork it, held before its exec: while there is one thread only. Raises ForkError."""
+        self._waiting = waiting
         self._report = report
         # Ignored signals stay ignored, here and in the command: that is what nohup and `&` in a script mean.
         passed_on = [*_TO_THE_GROUP, *_TO_THE_COMMAND]
-        self._caught = [number for number in passed_on if signal.getsignal(number) is not signal.SIG_IGN]
+        self._caught = [number for number in passed_on if signal.getsignal(number) != signal.SIG_IGN]
         self._loan = TerminalLoan()
         self._about_to_stop = False
-        self._held = HeldCommand(command, [*self._caught, signal.SIGCHLD, signal.SIGCONT])
-        self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._held = HeldCommand(command, [*self._caught, signal.SIGCHLD, signal.SIGCONT], search_path)
+        self._status: int | None = None
 
     @property
     def pid(self) -> int:
         """The command's pid, and the id of its process group."""
         return self._held.pid
 
-    async def run(self) -> int:
+    @property
+    def has_ended(self) -> bool:
+        """It has been collected: its pid may be anybody's."""
+        return self._status is not None
+
+    def give_up(self) -> None:
+        """Instead of `run`: it ends without having executed anything."""
+        self._held.give_up()
+
+    def run(self) -> int:
         """Exec it and wait for its end. Returns the wait status (os.waitstatus_to_exitcode takes it).
 
-        Raises CommandError.
+        What else is in `waiting` is served meanwhile. Raises CommandError.
         """
-        loop = asyncio.get_running_loop()
-        for number in self._caught:
-            loop.add_signal_handler(number, self._pass_on, number)
-        loop.add_signal_handler(signal.SIGCONT, self._continue)
-        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        wake_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        numbers = (*self._caught, signal.SIGCONT, signal.SIGCHLD)
+        actions = [(number, signal.signal(number, _note)) for number in numbers]
+        for number in numbers:
+            signal.siginterrupt(number, False)  # Whichever thread it reaches: no call there is to fail for it.
+        self._waiting.add_reader(woken, lambda: self._hear(woken))
         self._loan.offer(self.pid)
         try:
             self._held.let_go()
             self._reap()  # It may have ended before there was a handler.
-            status = await self._status
+            while (status := self._status) is None:
+                self._waiting.wait()
         finally:
             was_out = self._loan.take_back()
-            # While the loop closes, a SIGCHLD of an orphan would find its wake-up pipe closed, and Python complain.
-            for number in (*self._caught, signal.SIGCONT, signal.SIGCHLD):
-                loop.remove_signal_handler(number)
+            for number, action in actions:
+                signal.signal(number, signal.SIG_DFL if action is None else action)
+            signal.set_wakeup_fd(wake_before)
+            self._waiting.remove_reader(woken)
+            os.close(woken)
+            os.close(wake)
         if was_out and self._loan.shares_group and os.WIFSIGNALED(status) and os.WTERMSIG(status) in _INTERRUPTS:
             # ^C reached the command alone; the script around it must hear of it, too. So do we: we are about to
             # end by this signal anyway.
@@ -81,8 +107,20 @@ class Command:
             os.killpg(os.getpgrp(), os.WTERMSIG(status))
         return status
 
+    def _hear(self, woken: int) -> None:
+        """What has come through the wake-up pipe, in its order."""
+        for number in _bytes_in(woken):
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif number == signal.SIGCONT:
+                self._continue()
+            elif number in self._caught:
+                self._pass_on(number)
+        # Not before the last of them: a SIGCONT that has come already is heard first, and must not be slept through.
+        self._stop()
+
     def _pass_on(self, number: int) -> None:
-        if self._status.done():
+        if self.has_ended:
             return  # Once reaped, the number may be anybody's.
         try:
             if number in _TO_THE_COMMAND:
@@ -90,6 +128,8 @@ class Command:
             else:
                 self._send_to_group(number)
         except PermissionError:
+            from slicemgr.service.report import SignalRefusedReport
+
             self._report(SignalRefusedReport(number))
 
     def _send_to_group(self, number: int) -> None:
@@ -100,7 +140,11 @@ class Command:
             os.kill(self.pid, number)
 
     def _reap(self) -> None:
-        """Collect every child that has ended or stopped: orphans of the job come to us as well."""
+        """Collect every child that has ended or stopped.
+
+        Not the command alone: where the job is our process tree its orphans come to us, and a shell that has exec'd
+        us has left us its background jobs. In a cgroup orphans go where they would without slicemgr.
+        """
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
@@ -111,8 +155,8 @@ class Command:
             if pid == self.pid:
                 if os.WIFSTOPPED(status):
                     self._stopped(os.WSTOPSIG(status))
-                elif not self._status.done():
-                    self._status.set_result(status)
+                else:
+                    self._status = status
 
     def _stopped(self, number: int) -> None:
         """The command has stopped: lend it the terminal if that is what it wants, or else stop as well."""
@@ -128,20 +172,23 @@ class Command:
                 self._send_to_group(signal.SIGHUP)
             self._send_to_group(signal.SIGCONT)
             return
-        # Not at once: a SIGCONT that has come already is heard first, and must not be slept through.
         self._about_to_stop = True
-        asyncio.get_running_loop().call_soon(self._stop)
 
     def _stop(self) -> None:
-        if not self._about_to_stop or self._status.done() or procfs.read_stat(self.pid).state != "T":
+        if not self._about_to_stop or self.has_ended:
             return
         self._about_to_stop = False
+        from slicemgr.kernel import procfs
+
+        if procfs.read_stat(self.pid).state != "T":
+            return
         if self._loan.take_back() and self._loan.shares_group:
             # ^Z reached the command alone; those who share our group stop with us.
             signal.signal(signal.SIGTSTP, signal.SIG_IGN)
             os.killpg(os.getpgrp(), signal.SIGTSTP)
             if signal.SIGTSTP in self._caught:
-                asyncio.get_running_loop().add_signal_handler(signal.SIGTSTP, self._pass_on, signal.SIGTSTP)
+                signal.signal(signal.SIGTSTP, _note)
+                signal.siginterrupt(signal.SIGTSTP, False)
         # SIGSTOP, since SIGTSTP may be ignored. Whoever continues us is heard by _continue.
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -151,3 +198,17 @@ class Command:
         if not self._loan.shares_group:
             self._loan.lend()
         self._pass_on(signal.SIGCONT)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """The action of a signal that is caught: its number goes through the wake-up pipe, and is heard there."""
+
+
+def _bytes_in(pipe: int) -> Iterator[int]:
+    """All that can be read now."""
+    while True:
+        try:
+            numbers = os.read(pipe, 4096)
+        except BlockingIOError:
+            return
+        yield from numbers

@@ -24,6 +24,10 @@ from slicemgr.service.report import HighReport, KernelKillReport, KillReport, No
 LONGEST_REQUEST: Final = 8192
 """Bytes: a path of the kernel's is at most 4096."""
 
+REQUEST_SECONDS: Final = 2.0
+MOST_CLIENTS: Final = 1024
+"""For each user: the system's socket is everybody's, and its descriptors are not."""
+
 MOST_UNREAD_BYTES: Final = 1 << 16
 """Some forty kills that a stopped client has not read; then it is let go, and guards its job itself."""
 
@@ -42,6 +46,7 @@ class ControlServer:
         self._refusal = refusal
         self._at_rest = at_rest
         self._clients: dict[asyncio.StreamWriter, str] = {}
+        self._connected: dict[int, int] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, *, for_everybody: bool) -> None:
@@ -77,25 +82,33 @@ class ControlServer:
                     writer.write(line)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        uid = _uid_of(writer)
+        self._connected[uid] = self._connected.get(uid, 0) + 1
         try:
-            answer = await self._answer(reader, writer)
+            if self._connected[uid] > MOST_CLIENTS:
+                return
+            async with asyncio.timeout(REQUEST_SECONDS):
+                answer = await self._answer(reader, writer, uid)
             writer.write(answer)
             if answer == b"ok\n":
                 while await reader.read(LONGEST_REQUEST):
                     pass  # Nothing more is asked on this connection; its end is what is waited for.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._at_rest(), LAST_WORDS_SECONDS)
-        except (ConnectionError, ValueError):  # ValueError: a line beyond LONGEST_REQUEST.
+        except (ConnectionError, ValueError, TimeoutError):  # ValueError: a line beyond LONGEST_REQUEST.
             pass
         finally:
+            self._connected[uid] -= 1
+            if not self._connected[uid]:
+                del self._connected[uid]
             self._clients.pop(writer, None)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, uid: int) -> bytes:
         verb, _, cgroup = (await reader.readline()).decode(errors="surrogateescape").rstrip("\n").partition(" ")
         if verb != "watch" or not cgroup.startswith("/") or ".." in cgroup.split("/"):
             return b"error unknown request; try 'watch /PATH/OF/A/CGROUP'\n"
-        why = self._refusal(cgroup, _uid_of(writer))
+        why = self._refusal(cgroup, uid)
         if why is not None:
             return f"error {why}\n".encode(errors="surrogateescape")
         self._clients[writer] = cgroup

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.kernel.cgroupfs import CgroupDir
-from slicemgr.kernel.errors import KernelError
+from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError, KernelError
 from slicemgr.model.cgroup import MemoryEvents
 
 NONE_YET: Final = MemoryEvents(low=0, high=0, max=0, oom=0, oom_kill=0, oom_group_kill=0)
@@ -34,12 +34,12 @@ class EventCounters:
     def __init__(self, root: CgroupDir) -> None:
         """Takes what the counters show now for the beginning: an old kill is no news. Raises KernelError."""
         self._root = _Known(root)
-        list(self._root.moved(is_first=True))
+        self._root.moved(is_first=True)
 
     def moved(self) -> list[Moved]:
         """The cgroups whose own counters have moved, parents first. Raises CgroupGoneError when the root is gone."""
         self._root.directory.events()
-        return list(self._root.moved(is_first=False))
+        return self._root.moved(is_first=False)
 
     def paths(self) -> list[str]:
         """Every cgroup that is known below the root, and the root."""
@@ -59,21 +59,35 @@ class _Known:
         self._events = NONE_YET
         self._local: MemoryEvents | None = NONE_YET
 
-    def moved(self, *, is_first: bool) -> Iterator[Moved]:
+    def moved(self, *, is_first: bool) -> list[Moved]:
+        """What has moved here and below since the last walk; a walk that breaks off is done again from here."""
         events = self.directory.events()
         if events is None or (events == self._events and not is_first):
-            return
-        before, self._events = self._events, events
+            return []
         local = self.directory.local_events()
-        local_before, self._local = self._local, local
-        if not is_first and _own(local or events) != _own(local_before or before):
-            yield Moved(self.directory.path, before, local_before)
         self._list()
+        found: list[Moved] = []
+        kills_below = 0
         for name, child in list(self._below.items()):
+            before = child.kernel_kills
             try:
-                yield from child.moved(is_first=is_first)
-            except KernelError:  # Gone, or closed to us meanwhile: what was in it is no longer ours to judge.
+                found += child.moved(is_first=is_first)
+            except (CgroupGoneError, CgroupNotPermittedError):  # What was in it is no longer ours to judge.
                 self._forget(name)
+            else:
+                kills_below += child.kernel_kills - before
+        # A cgroup goes with the only process that it had: its kill is seen from above alone.
+        is_orphaned_kill = (events.oom_kill or 0) - self.kernel_kills > kills_below
+        has_moved = _own(local or events) != _own(self._local or self._events)
+        if not is_first and (has_moved or is_orphaned_kill):
+            found.insert(0, Moved(self.directory.path, self._events, self._local))
+        self._events, self._local = events, local
+        return found
+
+    @property
+    def kernel_kills(self) -> int:
+        """How many the kernel's OOM killer has taken here and below, as of the last walk."""
+        return self._events.oom_kill or 0
 
     def all(self) -> Iterator["_Known"]:
         yield self
@@ -86,16 +100,15 @@ class _Known:
 
     def _list(self) -> None:
         names = set(self.directory.children())
-        for name in self._below.keys() - names:
-            self._forget(name)
+        for name, child in list(self._below.items()):
+            # Also one made anew under the same name: it is another cgroup, with counters of its own.
+            if name not in names or child.directory.is_gone():
+                self._forget(name)
         for name in sorted(names - self._below.keys()):
             try:
                 self._below[name] = _Known(self.directory.child(name))
             except KernelError:
                 continue
-        for name, child in list(self._below.items()):
-            if child.directory.is_gone():  # Made anew under the same name: another cgroup, with counters of its own.
-                self._forget(name)
 
     def _forget(self, name: str) -> None:
         child = self._below.pop(name)

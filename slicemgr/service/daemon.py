@@ -17,6 +17,7 @@ from slicemgr.config.schema import Config
 from slicemgr.kernel import procfs, staying_alive
 from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.kill import ProvenProcess, RefusedError
+from slicemgr.model.slice import SliceSpec
 from slicemgr.placement.bus_connection import BusError
 from slicemgr.placement.systemd1 import Manager, connect
 from slicemgr.policy.victim import NoVictim, choose
@@ -98,9 +99,12 @@ class Daemon:
             await self._server.start(for_everybody=not self._is_user)
             with self._delivery:
                 await self._run(guardian)
+        except ExceptionGroup as group:
+            raise _first_of(group) from group
         finally:
+            self._guards.close()
             await self._server.close()
-            guardian.dismiss()
+            guardian.lift()
 
     async def _run(self, guardian: Guardian) -> None:
         ended = asyncio.Event()
@@ -111,7 +115,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, hang_up.set)
         async with asyncio.TaskGroup() as tasks:
             await self._apply(guardian, tasks)
-            self._stay_alive()
+            self._stay_alive(guardian.pid)
             self._readiness.ready(self._status())
             others = [tasks.create_task(self._reload_when_told(hang_up, guardian, tasks), name="reload")]
             usec, pid = self._environment.get("WATCHDOG_USEC"), self._environment.get("WATCHDOG_PID")
@@ -135,7 +139,7 @@ class Daemon:
         guardian.watch(
             [
                 each.managed.cgroup
-                for spec, each in zip(self._config.slices, opened, strict=False)
+                for spec, each in zip(self._own_slices(), opened, strict=True)
                 if throttled_by_us(spec, self._config.machine, total)
             ]
         )
@@ -162,9 +166,12 @@ class Daemon:
                 root=root,
                 is_user=self._is_user,
             )
-            for spec in self._config.slices
-            if self._is_user or self._guards.is_of_the_system(spec)
+            for spec in self._own_slices()
         ]
+
+    def _own_slices(self) -> list[SliceSpec]:
+        """Those that this daemon's manager has."""
+        return [spec for spec in self._config.slices if self._is_user or self._guards.is_of_the_system(spec)]
 
     async def _reload_when_told(self, hang_up: asyncio.Event, guardian: Guardian, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -187,10 +194,10 @@ class Daemon:
             self._readiness.alive()
             await asyncio.sleep(interval_seconds)
 
-    def _stay_alive(self) -> None:
+    def _stay_alive(self, guardian_pid: int) -> None:
         """Go the way of a kill once, so that all of it is in memory; then keep it there."""
         with contextlib.suppress(KernelError, OSError):
-            rehearse(self._guards.managed())
+            rehearse(self._guards.managed(), guardian_pid)
         gc.collect()
         gc.freeze()
         files_allowed = staying_alive.raise_open_files()
@@ -219,16 +226,23 @@ class Daemon:
             self._history_works = False
 
 
-def rehearse(slices: list[ManagedSlice]) -> None:
+def rehearse(slices: list[ManagedSlice], pid: int) -> None:
     """The way of a kill with signal 0 for its end (ProvenProcess sends it): modules, tables and files are warm then.
 
-    On ourselves and what runs beside us, whom nobody would kill. Raises KernelError, OSError.
+    On a child of our own. Raises KernelError, OSError.
     """
     managed = slices[0] if slices else ManagedSlice("")
-    own = os.getpid()
-    table = procfs.snapshot([own, os.getppid()])
+    table = procfs.snapshot([pid])
     choice = choose(table, managed.scale(table, 1 << 30, frozenset()))
     if isinstance(choice, NoVictim):
         return
     with contextlib.suppress(RefusedError), ProvenProcess(choice.victim.process.identity):
         return
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first, out of its task group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -51,6 +51,11 @@ class Episode:
         """Nothing is left to look at."""
         return self.state.phase is Phase.CALM
 
+    @property
+    def is_gone(self) -> bool:
+        """It has been removed; another one of its name is not it."""
+        return self._directory.is_gone()
+
     def next_look_seconds(self) -> float | None:
         """When it wants to be looked at again; None: when it calls."""
         return next_look_seconds(self.state)
@@ -140,8 +145,13 @@ def kill_job_of(
 
 
 def job_of(cgroup: str, job_root: str) -> str:
-    """The job that a cgroup belongs to: the child of the slice it is in or below; the root itself if it is that."""
+    """The job that a cgroup belongs to: the child of the slice it is in or below; the root itself if it is that.
+
+    A slice within the slice is no job: GNOME's app-org.gnome.Terminal.slice has a scope for each tab.
+    """
     below = cgroup.removeprefix(job_root.rstrip("/") + "/")
     if below == cgroup:
         return job_root
-    return f"{job_root.rstrip('/')}/{below.partition('/')[0]}"
+    parts = below.split("/")
+    depth = next((at for at, part in enumerate(parts) if not part.endswith(".slice")), len(parts) - 1)
+    return "/".join((job_root.rstrip("/"), *parts[: depth + 1]))

@@ -2,11 +2,6 @@
 """Waiting for processes to exit, by their pidfds and never by asking again and again."""
 
 import asyncio
-import os
-import time
-from collections.abc import Iterable
-
-from slicemgr.model.process import ProcessIdentity
 
 
 async def readable_within(descriptor: int, timeout_seconds: float) -> bool:
@@ -21,17 +16,3 @@ async def readable_within(descriptor: int, timeout_seconds: float) -> bool:
     finally:
         loop.remove_reader(descriptor)
     return True
-
-
-async def all_exited_within(identities: Iterable[ProcessIdentity], timeout_seconds: float) -> None:
-    """Wait until all of them have exited, or the time is up."""
-    deadline = time.monotonic() + timeout_seconds
-    for identity in identities:
-        try:
-            pidfd = os.pidfd_open(identity.pid)
-        except OSError:
-            continue  # Gone already.
-        try:
-            await readable_within(pidfd, max(0.0, deadline - time.monotonic()))
-        finally:
-            os.close(pidfd)

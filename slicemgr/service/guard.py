@@ -46,7 +46,7 @@ FLEETING: Final = (OSError, RuntimeError, KernelError)
 """A look can fail for a moment: no thread, no descriptor, no memory to be had, as a fork bomb makes it."""
 
 
-ENDED: Final = frozenset({KillOutcome.EXITED, KillOutcome.DRY_RUN})
+ENDED: Final = frozenset({KillOutcome.EXITED, KillOutcome.ASKED, KillOutcome.DRY_RUN})
 """After these nobody else has to go at once; a dry run would else go through the whole slice in a second."""
 
 
@@ -133,6 +133,11 @@ class Guard:
         self._acting = asyncio.Lock()
         self._releasing = Worker("release")
 
+    @property
+    def rules(self) -> KillRules:
+        """By which rules it was made."""
+        return self._rules
+
     async def at_rest(self) -> None:
         """Wait for the end of a kill that is under way: a victim may be the whole job, and has to be told of."""
         async with self._acting:
@@ -162,7 +167,7 @@ class Guard:
         if not offender.still_short(shortage):
             return Ended.RECOVERED
         victim = choice.victim.process
-        kill = await self._kill(victim.identity, offender, table, scale)
+        kill = await self._kill(victim.identity, shortage, offender, table, scale)
         if kill is None:
             return Ended.RECOVERED  # It ended by itself: that may have been enough.
         outcome, victim_cgroup = kill
@@ -175,7 +180,8 @@ class Guard:
             used_after = shortage.usage_bytes  # Who was killed is told, also when it can't be seen what that brought.
         if outcome not in ENDED:
             self._survivors.add(victim.identity)
-        self._note_futility(table, choice, decided, freed_bytes=shortage.freed_bytes(used_after))
+        if outcome is KillOutcome.EXITED:  # Who did not end freed nothing by that, and its parent is not to blame.
+            self._note_futility(table, choice, decided, freed_bytes=shortage.freed_bytes(used_after))
         next_ones = runners_up(table, scale, choice.victim, rule=self._rules.rule)
         self._report(
             KillReport(
@@ -200,7 +206,12 @@ class Guard:
         return Ended.SURVIVED if outcome not in ENDED else Ended.EXITED
 
     async def _kill(
-        self, identity: ProcessIdentity, offender: Offender, table: ProcessTable, scale: BadnessScale
+        self,
+        identity: ProcessIdentity,
+        shortage: Shortage,
+        offender: Offender,
+        table: ProcessTable,
+        scale: BadnessScale,
     ) -> tuple[KillOutcome, str] | None:
         """Prove, kill, and see it exit, and where it lived; None if there was nobody to kill any more."""
         cgroup = offender.cgroup
@@ -211,6 +222,8 @@ class Guard:
                     return KillOutcome.DRY_RUN, cgroup
                 if await self._ends_when_asked(victim):
                     return KillOutcome.EXITED, cgroup
+                if self._rules.grace_seconds > 0 and not offender.still_short(shortage):
+                    return KillOutcome.ASKED, cgroup
                 whole = self._rules.rule is VictimRule.WHOLE_JOB
                 if not (whole and offender.kill_whole_job(identity, table, scale.ourselves | scale.protected)):
                     victim.kill()
@@ -267,7 +280,8 @@ class Guard:
         told = self._dry_told.get(identity)
         if told is not None and now - told < FUTILE_WINDOW_SECONDS:
             return False
-        self._dry_told = {identity: now}
+        self._dry_told = {each: at for each, at in self._dry_told.items() if now - at < FUTILE_WINDOW_SECONDS}
+        self._dry_told[identity] = now
         return True
 
     def _tell_no_victim(self, report: NoVictimReport) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who outlives a slicemgr that was SIGKILLed: a child that lifts memory.high of what nobody guards any more.
+"""Who outlives slicemgr, also one that was SIGKILLed: a child that lifts memory.high of what nobody guards any more.
 
 A cgroup of ours is throttled below its memory.max so that we have time to choose. Without us nobody chooses, and a job
 that has reached memory.high would crawl for minutes. So a small process waits for our end, on a pipe that only we
@@ -14,9 +14,6 @@ import os
 from slicemgr.kernel.signals import signal
 
 CGROUPS = "/sys/fs/cgroup"
-
-_GOODBYE = b"\n"
-"""A path has no empty line: this one says that there is nothing to lift."""
 
 
 class Guardian:
@@ -36,7 +33,7 @@ class Guardian:
 
     @property
     def pid(self) -> int:
-        """Its pid: a child that ends after `dismiss`."""
+        """Its pid: a child of ours that ends after us."""
         return self._pid
 
     def watch(self, cgroups: list[str]) -> None:
@@ -44,9 +41,8 @@ class Guardian:
         lines = b"".join(os.fsencode(path) + b"\n" for path in cgroups)
         self._tell(b"=\n" + lines)
 
-    def dismiss(self) -> None:
-        """We end in order: lift nothing. Waits for its end."""
-        self._tell(_GOODBYE)
+    def lift(self) -> None:
+        """We end in order: nobody guards them from now on. Waits until it is done."""
         os.close(self._writing)
         try:
             os.waitpid(self._pid, 0)
@@ -75,14 +71,12 @@ def _be_guardian(reading: int, mount: str) -> None:
 
 
 def to_lift(text: bytes) -> list[bytes]:
-    """The paths that were told last, unless a goodbye follows them."""
+    """The paths that were told last; a torn line is none."""
     paths: list[bytes] = []
     for line in text.split(b"\n")[:-1]:
-        if line == b"":
-            return []
         if line == b"=":
             paths = []
-        else:
+        elif line:
             paths.append(line)
     return paths
 

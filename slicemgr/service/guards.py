@@ -2,6 +2,7 @@
 """All guards of a daemon: one for each slice, or one for all users' slices, and the machine's."""
 
 import asyncio
+import dataclasses
 import os
 import re
 import time
@@ -25,7 +26,7 @@ from slicemgr.service.guard import FLEETING, Guard
 from slicemgr.service.machine_guard import MachineGuard
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.naming import CommandLines
-from slicemgr.service.overview import slice_path
+from slicemgr.service.overview import slice_path, user_roots
 from slicemgr.service.report import GuardFailedReport, Report
 from slicemgr.service.slices import managed_slice
 
@@ -76,9 +77,13 @@ class Guards:
 
     def guard(self, slices: Iterable[ManagedSlice], config: Config, tasks: asyncio.TaskGroup) -> None:
         """Guard these from now on, in place of those before; who is guarded already goes on undisturbed."""
-        self._slices = {each.cgroup: each for each in slices}
+        self._slices = {each.cgroup: each for each in _with_inner_protection(slices)}
         self._config = config
-        self._kill_paths = {}  # The rules may have changed.
+        self._kill_paths = {
+            path: guard
+            for path, guard in self._kill_paths.items()
+            if (each := self.managed_of(path)) is not None and each.rules == guard.rules
+        }
         roots = set(self._slices) if self._is_user else {*self._slices, USERS}
         for root in self._tasks.keys() - roots - {_MACHINE}:
             self._tasks.pop(root).cancel()
@@ -91,9 +96,11 @@ class Guards:
         """All slices that are there now, users' too."""
         found = dict(self._slices)
         if not self._is_user:
-            for path in self._paths_of_users():
-                if (each := self.managed_of(path + "/")) is not None:
-                    found.setdefault(each.cgroup, each)
+            # Not from what the guard of users has seen: in a shortage of the machine no cgroup has an event.
+            for root in user_roots():
+                for spec in self._config.slices:
+                    if (each := self.managed_of(slice_path(root, spec.unit))) is not None:
+                        found.setdefault(each.cgroup, each)
         return list(found.values())
 
     def managed_of(self, cgroup: str) -> ManagedSlice | None:
@@ -106,19 +113,21 @@ class Guards:
             return None
         if self._has_own_daemon(int(manager["uid"])):
             return None
-        for spec in self._config.slices:
-            path = slice_path(manager["root"], spec.unit)
-            if cgroup.rstrip("/") == path or cgroup.startswith(path + "/"):
-                limits = resolve_slice(spec, self._config.machine, self.total_bytes)
-                return managed_slice(spec, limits, path)
-        return None
+        paths = {slice_path(manager["root"], spec.unit): spec for spec in self._config.slices}
+        fits = [path for path in paths if cgroup.rstrip("/") == path or cgroup.startswith(path + "/")]
+        if not fits:
+            return None
+        path = max(fits, key=len)
+        return managed_slice(paths[path], resolve_slice(paths[path], self._config.machine, self.total_bytes), path)
 
     def refusal(self, cgroup: str, uid: int) -> str | None:
         """Why this cgroup is not watched for this user, or None."""
         if self.managed_of(cgroup) is None:
             return f"{cgroup} is in no managed slice; try --slice build"
-        if uid not in {0, os.getuid()} and f"/user-{uid}.slice/" not in cgroup:
+        if uid not in {0, os.getuid()} and not cgroup.startswith(f"{USERS}/user-{uid}.slice/"):
             return f"{cgroup} is another user's"
+        if not any(cgroup.startswith(root + "/") for root in self._running):
+            return f"nobody watches {cgroup} yet"
         return None
 
     def names(self) -> list[str]:
@@ -140,10 +149,13 @@ class Guards:
             await guard.at_rest()
 
     def cancel(self) -> None:
-        """Guard nothing any more."""
+        """Guard nothing any more, as soon as the tasks have ended."""
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
+
+    def close(self) -> None:
+        """When all tasks have ended: they take out what they watch."""
         self._pressure.close()
         asyncio.get_running_loop().remove_reader(self._watch.fileno())
         self._watch.close()
@@ -226,6 +238,16 @@ class Guards:
     def _members(self) -> set[int]:
         return set().union(*(guard.members() for guard in list(self._running.values())))
 
-    def _paths_of_users(self) -> list[str]:
-        guard = self._running.get(USERS)
-        return [] if guard is None else guard.paths()
+
+def _with_inner_protection(slices: Iterable[ManagedSlice]) -> list[ManagedSlice]:
+    """Who is spared in a slice is spared also when a slice around it is the one that is short."""
+    every = list(slices)
+    return [
+        dataclasses.replace(
+            each,
+            protect=tuple(
+                {pattern: None for inner in every if each.contains(inner.cgroup) for pattern in inner.protect}
+            ),
+        )
+        for each in every
+    ]

@@ -1,81 +1,279 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One job from start to end: a command, a guard beside it, and the report when both are done."""
+"""One job from start to end: a command, whoever guards it, and the report when both are done.
 
-import asyncio
+Light, see model/quantity.py: what `slicemgr run -- true` needs is here; everything else is imported by who needs it.
+In a cgroup the kernel holds the job at its limit, so its guard may come a little later, or be a daemon's; a process
+tree is held by nobody, so its guard is there before the command is let go.
+"""
+
+from __future__ import annotations
+
+import _thread
 import os
 import time
-from collections.abc import Callable
-from typing import Final
 
-from slicemgr.kernel import procfs
-from slicemgr.kernel.procfs import PAGE_BYTES
-from slicemgr.model.cgroup import MemoryLimits
-from slicemgr.model.process import ProcessSample
-from slicemgr.model.spec import JobSpec
-from slicemgr.placement.backend import JobHandle
-from slicemgr.policy.badness import BadnessScale
+from slicemgr.kernel.errors import CgroupGoneError
+from slicemgr.kernel.job_figures import JobFigures
+from slicemgr.model.quantity import NoLimit
+from slicemgr.placement.backend import CGROUPS
+from slicemgr.policy.limits import high_below
 from slicemgr.service.command import Command
-from slicemgr.service.exits import all_exited_within
-from slicemgr.service.guard import Guard
-from slicemgr.service.naming import CommandLines
-from slicemgr.service.report import GuardFailedReport, JobReport, Report
+from slicemgr.service.daemon_link import DaemonLink
+from slicemgr.service.job_report import JobReport
+from slicemgr.service.waiting import Waiting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Final
+
+    from slicemgr.model.source import JobSource
+    from slicemgr.model.spec import JobSpec
+    from slicemgr.placement.backend import JobHandle
+    from slicemgr.placement.choose import Choice
+    from slicemgr.policy.limits import InBytes
+    from slicemgr.service.delivery import Delivery
+    from slicemgr.service.guard_thread import GuardThread, Watcher
+    from slicemgr.service.report import Report
+    from slicemgr.service.tree_guard import TreeGuard
 
 OWN_RAISE: Final = 10
 COMMAND_LOWERING: Final = 5
 """Steps of nice(2); see _go_before."""
 
-LAST_ONES_SECONDS: Final = 0.3
-"""Eight interpreters that were sent SIGTERM with their command were all gone after this time."""
+GUARD_AFTER_SECONDS: Final = 0.1
+"""A job in a cgroup without a daemon has a guard of its own from then on. To import it takes 60 ms of a core, which a
+command of a few milliseconds shall not pay; and to fill a limit of 1 GiB takes a command longer than that (0.25 s at
+4 GiB/s). Who is faster is throttled at memory.high, and held at memory.max by the kernel."""
 
 
-async def run_job(
-    spec: JobSpec,
-    limits: MemoryLimits,
-    handle: JobHandle,
-    *,
-    machine_total_bytes: int,
-    report: Callable[[Report], None],
-) -> JobReport:
-    """Run the command to its end under the guard.
+class LimitsNotHeldError(Exception):
+    """The job was placed, and the kernel does not hold the limits asked for; the command was not run.
 
-    A guard that fails takes nobody with it: the command goes on, and it is said that nobody watches.
-    Raises CommandError if the command can't be executed, ForkError if no process can be made.
+    One line that ends in what to try.
     """
-    started = time.monotonic()
-    scale = BadnessScale(
-        total_pages=max(1, (limits.max or machine_total_bytes) // PAGE_BYTES),
-        inherited_oom_score_adj=procfs.read_oom_score_adj(os.getpid()),
-        ourselves=procfs.ancestors_of(os.getpid()),
-    )
-    guard = Guard(
-        handle.source,
-        limits,
-        scale,
-        report=report,
-        command_lines=CommandLines(handle.source.members),
-    )
-    command = Command(spec.command, report)
-    handle.source.place(command.pid)
-    _go_before(command.pid)
-    watching = asyncio.create_task(guard.watch(), name="guard")
-    watching.add_done_callback(lambda task: _tell_failure(task, report))
-    try:
-        status = await command.run()
-        await guard.at_rest()
-    finally:
-        watching.cancel()
-    code = os.waitstatus_to_exitcode(status)
-    return JobReport(
-        backend=handle.backend,
-        limits=limits,
-        exit_code=code if code >= 0 else None,
-        exit_signal=-code if code < 0 else None,
-        elapsed_seconds=time.monotonic() - started,
-        peak_bytes=guard.peak_bytes,
-        looks=guard.looks,
-        watching_cpu_seconds=time.process_time(),
-        left_running=await _left_running(handle, ended_by_signal=code < 0),
-    )
+
+
+class Job:
+    """One job on its way from the request to the report."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        limits: InBytes,
+        *,
+        search_path: str,
+        machine_total_bytes: int,
+        daemon_sockets: Sequence[str] = (),
+        tell: Callable[[Report], None],
+    ) -> None:
+        """`limits`: high, max and swap_max as asked for. `search_path`: $PATH, where the command is looked for.
+
+        `daemon_sockets`: where a daemon may listen, the best first. `tell` is called in a thread of its own.
+        """
+        self._spec = spec
+        self._limits = limits
+        self._search_path = search_path
+        self._machine_total_bytes = machine_total_bytes
+        self._daemon_sockets = list(daemon_sockets)
+        self._let_go_seconds = 0.0
+        self._waiting = Waiting()
+        self._telling = _Telling(tell)
+        self._guard: GuardThread | None = None
+        self._tree_guard: TreeGuard | None = None
+        self._link: DaemonLink | None = None
+        self._oom_kills_told = 0
+
+    def run(self, choice: Choice, *, placed: Callable[[JobHandle], None]) -> JobReport:
+        """Run the command to its end under its limits. `placed` is called once, before it is let go.
+
+        A guard that fails takes nobody with it: the command goes on, and it is said that nobody watches. Raises
+        CommandError if the command can't be executed, ForkError if no process can be made, NoBackendError and
+        LimitsNotHeldError if it can't be placed as asked.
+        """
+        self._command = Command(self._spec.command, self._search_path, self._waiting, self._report)
+        try:
+            self._handle = self._place(choice)
+        except BaseException:
+            self._command.give_up()
+            raise
+        try:
+            placed(self._handle)
+            source = self._handle.source
+            return self._run_in_cgroup() if source is None else self._run_in_tree(source)
+        finally:
+            self._telling.finish()
+            self._handle.release()
+
+    def _place(self, choice: Choice) -> JobHandle:
+        spec, (high, limit, swap) = self._spec, self._limits
+        if high is None and limit is not None and not isinstance(spec.high, NoLimit):
+            high = high_below(limit)
+        handle = choice.open_job(
+            self._command.pid,
+            name=spec.name,
+            slice_name=spec.slice_name,
+            command=spec.command,
+            memory_high=high,
+            memory_max=limit,
+            memory_swap_max=swap,
+        )
+        if handle.source is None:
+            if not handle.limits_in_force:
+                handle.release()
+                raise LimitsNotHeldError(handle.why_not)
+            self._limits = high, limit, swap
+        return handle
+
+    def _run_in_tree(self, source: JobSource) -> JobReport:
+        _go_before(self._command.pid)
+        guard = self._started_guard()
+        if guard is not None:
+            guard.wait_until_made()
+            # Its first look comes after the exec: until then it would see a copy of ourselves.
+            self._waiting.call_later(0.0, guard.begin)
+        try:
+            job = self._run_command()
+        finally:
+            self._finish_guard()
+        job.peak_bytes = 0 if self._tree_guard is None else self._tree_guard.peak_bytes
+        return self._completed(job, source.members)
+
+    def _run_in_cgroup(self) -> JobReport:
+        cgroup = self._handle.cgroup or ""
+        figures = JobFigures(CGROUPS + cgroup)
+        try:
+            # When the command is on its way, and not before: to it we are only a delay.
+            self._waiting.call_later(0.0, self._find_guard)
+            job = self._run_command()
+            # At once: the cgroup goes with its last process.
+            job.peak_bytes = figures.peak_bytes() or 0
+            oom_kills = figures.oom_kills()
+            # A kill takes its time to be decided and done: of a short job at no limit there is nothing more to hear.
+            has_news = self._elapsed() > GUARD_AFTER_SECONDS or job.exit_signal is not None or figures.has_met_a_limit()
+            self._finish_guard()
+            if self._link is not None:
+                job.watched_by = "daemon" if self._link.has_watched else None
+                self._link.finish(linger=has_news)
+            self._tell_untold(oom_kills)
+            return self._completed(job, lambda: _members_of(cgroup, figures))
+        finally:
+            figures.close()
+
+    def _run_command(self) -> JobReport:
+        self._let_go_seconds = time.monotonic()
+        status = self._command.run()
+        job = JobReport(self._handle, self._limits, status)
+        job.elapsed_seconds = self._elapsed()
+        return job
+
+    def _completed(self, job: JobReport, members: Callable[[], Iterable[int]]) -> JobReport:
+        if self._guard is not None and self._guard.watcher is not None:
+            job.watched_by = "run"
+            job.looks = self._guard.watcher.looks
+        job.watching_cpu_seconds = time.process_time()
+        if members():
+            from slicemgr.service.leftover import left_running
+
+            job.left_running = left_running(members, ended_by_signal=job.exit_signal is not None)
+        return job
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._let_go_seconds
+
+    # Who guards a job that is in a cgroup.
+
+    def _find_guard(self) -> None:
+        """A daemon, the first that answers; or else ourselves, if the command takes its time."""
+        while self._daemon_sockets:
+            link = DaemonLink(self._waiting, self._report, lost=self._find_guard)
+            if link.open(self._daemon_sockets.pop(0), self._handle.cgroup or ""):
+                self._link = link
+                return
+        self._waiting.call_later(GUARD_AFTER_SECONDS - self._elapsed(), self._guard_it)
+
+    def _guard_it(self) -> None:
+        if not self._command.has_ended and (guard := self._started_guard()) is not None:
+            guard.begin()
+
+    def _started_guard(self) -> GuardThread | None:
+        from slicemgr.service.guard_thread import GuardThread
+
+        try:
+            self._guard = GuardThread(self._make_guard, self._guard_failed)
+        except RuntimeError as error:
+            self._guard_failed(error)
+        return self._guard
+
+    def _make_guard(self) -> Watcher:
+        """In the guard's thread."""
+        from slicemgr.model.cgroup import MemoryLimits
+        from slicemgr.service import job_guard
+
+        handle = self._handle
+        if handle.source is None:
+            return job_guard.cgroup_guard(handle.cgroup or "", self._report)
+        limits = MemoryLimits(*self._limits)
+        self._tree_guard = job_guard.tree_guard(handle.source, limits, self._machine_total_bytes, self._report)
+        return self._tree_guard
+
+    def _guard_failed(self, error: BaseException) -> None:
+        if isinstance(error, CgroupGoneError):
+            return  # The job has just ended, and its guard was still on its way.
+        from slicemgr.service.report import GuardFailedReport
+
+        self._report(GuardFailedReport(f"{type(error).__name__}: {error}"))
+
+    def _finish_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.finish()
+
+    def _report(self, report: Report) -> None:
+        """From any thread."""
+        from slicemgr.service.report import KernelKillReport
+
+        if isinstance(report, KernelKillReport):
+            self._oom_kills_told += report.count
+        self._telling(report)
+
+    def _tell_untold(self, oom_kills: int | None) -> None:
+        """What the kernel has killed in a job that ended before its guard was there, or without one."""
+        if oom_kills is not None and oom_kills > self._oom_kills_told:
+            from slicemgr.service.report import KernelKillReport
+
+            untold = oom_kills - self._oom_kills_told
+            self._report(KernelKillReport(time.monotonic(), self._handle.cgroup or "", untold, ()))
+
+
+class _Telling:
+    """Hands reports to `tell` in a thread of its own (service/delivery.py), which starts with the first of them."""
+
+    def __init__(self, tell: Callable[[Report], None]) -> None:
+        self._tell = tell
+        self._lock = _thread.allocate_lock()
+        self._delivery: Delivery | None = None
+
+    def __call__(self, report: Report) -> None:
+        """From any thread."""
+        with self._lock:
+            if self._delivery is None:
+                from slicemgr.service.delivery import Delivery
+
+                self._delivery = Delivery(self._tell).__enter__()
+            self._delivery(report)
+
+    def finish(self) -> None:
+        """Wait until all is told."""
+        if self._delivery is not None:
+            self._delivery.__exit__(None, None, None)
+
+
+def _members_of(cgroup: str, figures: JobFigures) -> Iterable[int]:
+    if not figures.is_populated():
+        return ()
+    from slicemgr.service.leftover import members_of
+
+    return members_of(cgroup)
 
 
 def _go_before(pid: int) -> None:
@@ -83,27 +281,12 @@ def _go_before(pid: int) -> None:
 
     `make -j20` on two cores has twenty tasks to run and we have one of a millisecond. On equal terms the looks
     and the exits of victims came so late that a limit of 400 MiB became 520-576; at nice -10 it was 408-412, and with
-    the command at nice 5, which needs no privilege, 412-444 (docs/benchmarks.md).
+    the command at nice 5, which needs no privilege, 412-444 (docs/benchmarks.md). Before there are threads: on Linux
+    a priority is a thread's own, and handed on to those that it starts. In a cgroup nobody's priority is touched: the
+    kernel holds the job, however late we look.
     """
     own = os.getpriority(os.PRIO_PROCESS, 0)
     try:
         os.setpriority(os.PRIO_PROCESS, 0, max(own - OWN_RAISE, -20))
     except PermissionError:
         os.setpriority(os.PRIO_PROCESS, pid, min(own + COMMAND_LOWERING, 19))
-
-
-async def _left_running(handle: JobHandle, *, ended_by_signal: bool) -> tuple[ProcessSample, ...]:
-    """Who outlived the command. Zombies are nobody.
-
-    A signal that ended the command has mostly been sent to the others, too: they are on their way out.
-    """
-    living = [process for process in handle.source.snapshot() if process.has_memory]
-    if living and ended_by_signal:
-        await all_exited_within((process.identity for process in living), LAST_ONES_SECONDS)
-        living = [process for process in handle.source.snapshot() if process.has_memory]
-    return tuple(sorted(living, key=lambda process: process.pid))
-
-
-def _tell_failure(task: asyncio.Task[None], report: Callable[[Report], None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        report(GuardFailedReport(f"{type(error).__name__}: {error}"))

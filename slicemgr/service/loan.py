@@ -7,11 +7,12 @@ hear of ^C and ^Z (the script's shell): then the group keeps it, and lends it on
 (SIGTTIN), as sudo does. What the keyboard then sends reaches the command alone, and is shared with the group.
 """
 
-import os
-import signal
+from __future__ import annotations
 
-from slicemgr.kernel import procfs
-from slicemgr.kernel.terminal import controlling_terminal
+import os
+
+from slicemgr.kernel.signals import signal
+from slicemgr.kernel.terminal import controlling_terminal, group_has_others
 
 
 class TerminalLoan:
@@ -31,8 +32,7 @@ class TerminalLoan:
         # From the background, tcsetpgrp, and writing to a terminal with `stty tostop`, would stop us.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         if self._is_ours() and os.isatty(0) and os.isatty(1):  # Otherwise it is a pipeline.
-            others = (stat.pgrp == self._group for pid, stat in procfs.processes().items() if pid != os.getpid())
-            self.shares_group = any(others)
+            self.shares_group = group_has_others()
             if not self.shares_group:
                 self.lend()
 
@@ -62,6 +62,8 @@ class TerminalLoan:
 
 def is_orphaned(group: int) -> bool:
     """No member has a parent that could tell it to continue: then the kernel stops nobody in it (credentials(7))."""
+    from slicemgr.kernel import procfs  # Not for a command that is never stopped: it takes 15 ms to read.
+
     processes = procfs.processes()
     for stat in processes.values():
         if stat.pgrp == group:

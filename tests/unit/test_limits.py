@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from slicemgr.model.cgroup import MemoryLimits
 from slicemgr.model.quantity import Amount, NoLimit, Percent
 from slicemgr.model.spec import JobSpec, SpecError, slice_unit_name
-from slicemgr.policy.limits import LEAST_MAX_BYTES, resolve
+from slicemgr.policy.limits import LEAST_MAX_BYTES, high_below, is_default_high, resolve
 from tests.unit.samples import MIB
 
 TOTAL, AVAILABLE = 1000 * MIB, 700 * MIB
@@ -39,7 +39,7 @@ def job(high: Amount | None = None, max: Amount | None = None, swap_max: Amount 
 )
 def test_limits_in_bytes(asked: dict[str, Amount], limits: MemoryLimits) -> None:
     """Percentages are of the machine's memory; max is no limit."""
-    assert resolve(job(**asked), TOTAL, AVAILABLE) == limits
+    assert MemoryLimits(*resolve(job(**asked), TOTAL, AVAILABLE)) == limits
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,40 @@ def test_what_cant_be_meant(asked: dict[str, Amount], message: str) -> None:
 @given(total=st.integers(64 * MIB, 1 << 50), share=st.floats(0, 1))
 def test_the_default_is_within_the_machine(total: int, share: float) -> None:
     """Whatever is free, a job without a limit of its own gets one that is above the least and below the total."""
-    limit = resolve(job(), total, int(total * share)).max
+    _, limit, _ = resolve(job(), total, int(total * share))
     assert limit is not None
     assert LEAST_MAX_BYTES <= limit <= total
+
+
+GIB = 1024 * MIB
+
+
+@pytest.mark.parametrize(
+    ("limit", "high"),
+    [
+        (1 * MIB, 960 << 10),
+        (64 * MIB, 60 * MIB),
+        (1 * GIB, 960 * MIB),
+        (8 * GIB, 8 * GIB - 512 * MIB),
+        (16 * GIB, 16 * GIB - 512 * MIB),
+        (64 * GIB, 62 * GIB),
+    ],
+)
+def test_memory_high_where_nobody_asked_for_one(limit: int, high: int) -> None:
+    """A sixteenth below, at most 512 MiB, at least a thirty-second."""
+    assert high_below(limit) == high
+
+
+@given(st.integers(LEAST_MAX_BYTES, 1 << 50))
+def test_memory_high_is_where_the_kernel_slows_down(limit: int) -> None:
+    """Below max, in whole pages, and far enough for the throttle, which does nothing up to 1.25 % above high."""
+    high = high_below(limit)
+    assert high % 65536 == 0
+    # The kernel rounds max down to its own pages, and is asked for both later.
+    assert is_default_high(high, limit)
+    assert is_default_high(high, limit - limit % 4096)
+    assert not is_default_high(high + 65536, limit)
+    assert 1.03 * high <= limit <= 1.15 * high + 65536
 
 
 @pytest.mark.parametrize(

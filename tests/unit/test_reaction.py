@@ -29,7 +29,7 @@ CGROUP = MemoryLimits(high=1000, max=1100)
 
 def holds(memory: int, swap: int = 0) -> Situation:
     """A process tree that holds so much."""
-    return Situation(1.0, 0.0, memory, memory, swap)
+    return Situation(1.0, 0.0, memory, memory, swap_bytes=swap)
 
 
 def at(

@@ -98,6 +98,17 @@ MaxLevelConsole=info
 """
 
 
+ENTRY_SCRIPT = """\
+#!/usr/bin/python3
+# What pip writes for an entry point. `python3 -m` would read runpy first: 5 ms of a bare interpreter's 9.
+import sys
+
+from slicemgr.cli import main
+
+sys.exit(main())
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class GuestFile:
     """One file put into the image, owned by root; with `target` it is a symbolic link."""
@@ -123,7 +134,7 @@ FILES = (
     ),
     *(GuestFile(f"etc/systemd/system/{unit}", target="/dev/null") for unit in MASKED_UNITS),
     GuestFile("usr/local/sbin/slicemgr-vm-agent", AGENT_SCRIPT, mode=0o755),
-    GuestFile("usr/local/bin/slicemgr", '#!/bin/sh\nexec python3 -m slicemgr "$@"\n', mode=0o755),
+    GuestFile("usr/local/bin/slicemgr", ENTRY_SCRIPT, mode=0o755),
     # A .pth file and not PYTHONPATH: a child of `slicemgr run` must not inherit a changed environment.
     GuestFile("usr/lib/python3/dist-packages/slicemgr-checkout.pth", CHECKOUT + "\n"),
     GuestFile("var/lib/systemd/linger/tester"),

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# bash completion for slicemgr
+
+_slicemgr() {
+    local cur prev words cword
+    _init_completion || return
+
+    local verbs='run status list explain kills config daemon install'
+    if ((cword == 1)); then
+        mapfile -t COMPREPLY < <(compgen -W "$verbs --help --version" -- "$cur")
+        return
+    fi
+
+    local options='' at
+    case ${words[1]} in
+        run)
+            # From the command on it is that command's completion.
+            for ((at = 2; at < cword; at++)); do
+                case ${words[at]} in
+                    --)
+                        _command_offset $((at + 1))
+                        return
+                        ;;
+                    --max | --high | --swap-max | --slice | --name | --json | --backend) ((at++)) ;;
+                    -*) ;;
+                    *)
+                        _command_offset "$at"
+                        return
+                        ;;
+                esac
+            done
+            options='--max --high --swap-max --slice --name --json --backend --help --'
+            ;;
+        list) options='--json --user --system --help' ;;
+        kills) options='--since -n --json --user --system --help' ;;
+        status | explain) options='--json --user --system --help build.slice app.slice session.slice' ;;
+        config) options='--check --json --user --system --help' ;;
+        daemon) options='--user --system --dry-run --help' ;;
+        install) options='--user --system --uninstall --dry-run --destdir --help' ;;
+    esac
+
+    case $prev in
+        --json)
+            # Only run's takes a file.
+            if [[ ${words[1]} == run ]]; then
+                _filedir
+                return
+            fi
+            ;;
+        --check)
+            _filedir toml
+            return
+            ;;
+        --destdir)
+            _filedir -d
+            return
+            ;;
+        --slice)
+            mapfile -t COMPREPLY < <(compgen -W 'build app session' -- "$cur")
+            return
+            ;;
+        --backend)
+            mapfile -t COMPREPLY < <(compgen -W 'auto systemd cgroup embedded' -- "$cur")
+            return
+            ;;
+        --max | --high | --swap-max | --name | --since | -n) return ;;
+    esac
+
+    mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
+    if [[ ${words[1]} == run && $cur != -* ]]; then
+        _command_offset "$cword"
+    fi
+}
+
+complete -F _slicemgr slicemgr

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# fish completion for slicemgr
+
+set -l verbs run status list explain kills config daemon install
+set -l run '__fish_seen_subcommand_from run'
+
+complete -c slicemgr -f
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a run -d 'Run a command under memory limits'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Slices, jobs, limits, usage and pressure'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a list -d 'Slices and jobs'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a explain -d 'Who would be killed now, and why'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a kills -d 'What was killed, and why'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a config -d 'The configuration, and where it is from'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a daemon -d 'The service itself'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a install -d 'Put units and completions into place'
+complete -c slicemgr -l help -d 'Show help'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Show the version'
+
+complete -c slicemgr -n $run -l max -x -d 'Hard limit: above it one process is killed'
+complete -c slicemgr -n $run -l high -x -d 'Soft limit: above it you are warned'
+complete -c slicemgr -n $run -l swap-max -x -d 'Hard limit on swapped memory'
+complete -c slicemgr -n $run -l slice -x -a 'build app session' -d 'The slice to run in'
+complete -c slicemgr -n $run -l name -x -d 'The name in reports'
+complete -c slicemgr -n $run -l json -r -F -d 'Write what happened to a file as well'
+complete -c slicemgr -n $run -l backend -x -a 'auto systemd cgroup embedded' -d 'Where to put it'
+# From the command on it is that command's completion.
+complete -c slicemgr -n $run -x -a '(__fish_complete_subcommand --fcs-skip=2 --max --high --swap-max --slice --name --json --backend)'
+
+set -l reading '__fish_seen_subcommand_from status list explain kills config; and not __fish_seen_subcommand_from run'
+complete -c slicemgr -n $reading -l json -d 'As JSON'
+complete -c slicemgr -n '__fish_seen_subcommand_from kills' -l since -x -d 'Only those of the last'
+complete -c slicemgr -n '__fish_seen_subcommand_from kills' -s n -x -d 'Only the last'
+complete -c slicemgr -n '__fish_seen_subcommand_from status explain' -a 'build.slice app.slice session.slice'
+complete -c slicemgr -n '__fish_seen_subcommand_from config' -l check -r -F -d 'Check a file'
+
+set -l whose '__fish_seen_subcommand_from status list explain kills config daemon install'
+complete -c slicemgr -n $whose -l user -d 'Your own service manager'
+complete -c slicemgr -n $whose -l system -d "The machine's service manager"
+complete -c slicemgr -n '__fish_seen_subcommand_from daemon install' -l dry-run -d 'Only say what would be done'
+complete -c slicemgr -n '__fish_seen_subcommand_from install' -l uninstall -d 'Remove exactly what was installed'
+complete -c slicemgr -n '__fish_seen_subcommand_from install' -l destdir -x -a '(__fish_complete_directories)' -d 'Put the files below a folder'

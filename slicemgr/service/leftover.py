@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who outlived the command of a job, and is guarded no longer."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import TYPE_CHECKING, Final
+
+from slicemgr.kernel import procfs
+from slicemgr.kernel.cgroupfs import CgroupDir
+from slicemgr.kernel.errors import CgroupGoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from slicemgr.model.process import ProcessIdentity, ProcessSample
+
+LAST_ONES_SECONDS: Final = 0.3
+"""Eight interpreters that were sent SIGTERM with their command were all gone after this time."""
+
+
+def members_of(cgroup: str) -> set[int]:
+    """The pids in this cgroup and below it; nobody once it is gone."""
+    try:
+        with CgroupDir.open(cgroup) as directory:
+            return directory.members()
+    except CgroupGoneError:
+        return set()
+
+
+def left_running(members: Callable[[], Iterable[int]], *, ended_by_signal: bool) -> tuple[ProcessSample, ...]:
+    """The living among the members, by pid. Zombies are nobody.
+
+    A signal that ended the command has mostly been sent to the others, too: they are on their way out.
+    """
+    living = _living(members)
+    if living and ended_by_signal:
+        _wait_for_exits((process.identity for process in living), LAST_ONES_SECONDS)
+        living = _living(members)
+    return tuple(sorted(living, key=lambda process: process.pid))
+
+
+def _living(members: Callable[[], Iterable[int]]) -> list[ProcessSample]:
+    return [process for process in procfs.snapshot(members()) if process.has_memory]
+
+
+def _wait_for_exits(identities: Iterable[ProcessIdentity], timeout_seconds: float) -> None:
+    """Wait until all of them have exited, by their pidfds (pidfd_open(2)), or the time is up."""
+    deadline = time.monotonic() + timeout_seconds
+    for identity in identities:
+        try:
+            pidfd = os.pidfd_open(identity.pid)
+        except OSError:
+            continue  # Gone already.
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        finally:
+            os.close(pidfd)

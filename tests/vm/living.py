@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A daemon as a real service of a manager, from its start to its end, and jobs that have begun and not yet leaked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.conftest import HOG
+from tests.vm.desktop_2010 import everybody, person, standing_by
+from tests.vm.systemd import CGROUPS, Systemd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.vm.desktop_2010 import Person
+
+MIB = 1 << 20
+TESTER = 1000
+UNIT = "slicemgr-alive.service"
+NO_JOB_LIMIT = '[slice.build]\nmemory_max = "max"\n'
+
+_COME_AND_GO = frozenset({"systemd-userwor", "(sd-close)"})
+"""Workers of systemd's own, which end when they have been idle for a while."""
+
+_AS_MADE = {
+    "build.slice": "MemoryMax=infinity MemoryHigh=infinity MemorySwapMax=infinity TasksMax=infinity CPUWeight=100",
+    "app.slice": "MemoryMax=infinity MemoryHigh=infinity MemoryLow=0 MemoryMin=0 TasksMax=infinity CPUWeight=100",
+    "session.slice": "MemoryMax=infinity MemoryHigh=infinity MemoryLow=0 MemoryMin=0 TasksMax=infinity CPUWeight=100",
+}
+"""What a daemon sets lasts until the next boot: so for the next test the slices are made what they were."""
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> None:
+    """Wait for something that a foreign process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen: {what}"
+        time.sleep(0.05)
+
+
+def people() -> frozenset[Person]:
+    """Everybody but kernel threads, and workers that come and go by themselves."""
+    return frozenset(each for each in everybody() if each.comm not in _COME_AND_GO and not _is_kernels(each.pid))
+
+
+def dead(since: frozenset[Person]) -> list[str]:
+    """Names of those of `since` that are gone, sorted."""
+    now = {(each.pid, each.start_ticks) for each in everybody()}
+    return sorted(each.comm for each in since if (each.pid, each.start_ticks) not in now)
+
+
+def is_gone(who: Person) -> bool:
+    found = person(who.pid)
+    return found is None or found[0].start_ticks != who.start_ticks or found[1] in "ZX"
+
+
+def named(comm: str, among: frozenset[Person] | None = None) -> Person:
+    """The only process of this name."""
+    (found,) = (each for each in (everybody() if among is None else among) if each.comm == comm)
+    return found
+
+
+def _is_kernels(pid: int) -> bool:
+    try:
+        ppid = int(Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return pid == 2 or ppid == 2
+
+
+def kernel_kills() -> int:
+    """What the kernel's OOM killer has taken since the boot, for a cgroup or for the machine."""
+    rows = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(rows["oom_kill"])
+
+
+def as_user(uid: int) -> dict[str, Any]:
+    """What makes a child of root's test another user's process, with the way to that user's manager."""
+    if uid == os.getuid():
+        return {}
+    home = pwd.getpwuid(uid).pw_dir
+    runtime = f"/run/user/{uid}"
+    environment = {**os.environ, "HOME": home, "XDG_RUNTIME_DIR": runtime}
+    environment["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={runtime}/bus"
+    return {"user": uid, "group": uid, "extra_groups": [], "env": environment}
+
+
+def slice_directory(unit: str, uid: int | None = None) -> Path:
+    """The cgroup of a slice of this user's manager."""
+    uid = os.getuid() if uid is None else uid
+    return CGROUPS / unit if uid == 0 else CGROUPS / f"user.slice/user-{uid}.slice/user@{uid}.service" / unit
+
+
+@dataclass
+class Service:
+    """A daemon that a manager has started."""
+
+    uid: int
+    unit: str
+    config: Path
+    _told_before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._told_before = len(self._lines())
+
+    def systemctl(self, *arguments: str) -> str:
+        whose = [] if self.uid == 0 else ["--user"]
+        command = ["systemctl", *whose, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, **as_user(self.uid)).stdout.strip()
+
+    def show(self, name: str) -> str:
+        return self.systemctl("show", "--value", f"--property={name}", self.unit)
+
+    @property
+    def pid(self) -> int:
+        return int(self.show("MainPID"))
+
+    @property
+    def socket(self) -> Path:
+        return Path("/run/slicemgr/control" if self.uid == 0 else f"/run/user/{self.uid}/slicemgr/control")
+
+    def history(self) -> list[dict[str, Any]]:
+        """What it has told since it was started."""
+        return [json.loads(line) for line in self._lines()[self._told_before :]]
+
+    def victims(self) -> list[str]:
+        """Whom it has ended, in order."""
+        reports = [each["report"] for each in self.history() if each["report"]["kind"] == "kill"]
+        return [each["victim"]["name"] for each in reports]
+
+    def configure(self, text: str) -> None:
+        self.config.parent.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(text)
+
+    def _lines(self) -> list[str]:
+        home = Path("/var/lib") if self.uid == 0 else Path(pwd.getpwuid(self.uid).pw_dir) / ".local/state"
+        file = home / "slicemgr/history.jsonl"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@contextlib.contextmanager
+def prepared(config: str = "", *, uid: int | None = None) -> Iterator[Service]:
+    """A configuration, and no daemon yet; afterwards neither, and the slices as they were."""
+    uid = os.getuid() if uid is None else uid
+    home = Path("/etc") if uid == 0 else Path(pwd.getpwuid(uid).pw_dir) / ".config"
+    service = Service(uid, UNIT, home / "slicemgr/slicemgr.toml.d/50-test.toml")
+    service.configure(config)
+    try:
+        yield service
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            service.systemctl("stop", service.unit)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            service.systemctl("reset-failed", service.unit)
+        service.config.unlink()
+        units = _AS_MADE if uid else {"build.slice": _AS_MADE["build.slice"]}
+        for unit, properties in units.items():
+            service.systemctl("set-property", "--runtime", unit, *properties.split())
+
+
+def start(service: Service, *options: str, **properties: str) -> None:
+    """As the units do it. Returns when the daemon has told that it is ready."""
+    whose = [] if service.uid == 0 else ["--user"]
+    command = ["systemd-run", *whose, f"--unit={service.unit}", "--quiet", "--slice=-.slice", "--service-type=notify"]
+    settings = {"WatchdogSec": "60", "TimeoutStopSec": "20", "OOMPolicy": "continue", **properties}
+    command += [f"--property={name}={value}" for name, value in settings.items()]
+    kind = "--system" if service.uid == 0 else "--user"
+    command += ["slicemgr", "daemon", kind, *options]
+    done = subprocess.run(command, capture_output=True, text=True, **as_user(service.uid))
+    assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def living(config: str = "", *options: str, uid: int | None = None, **properties: str) -> Iterator[Service]:
+    """A daemon that is ready."""
+    with prepared(config, uid=uid) as service:
+        start(service, *options, **properties)
+        yield service
+
+
+class Job:
+    """`slicemgr run`, or whatever else holds a hog, and the hog in it."""
+
+    def __init__(self, process: subprocess.Popen[str], hog: Person) -> None:
+        self.process = process
+        self.hog = hog
+
+    def told(self) -> str:
+        """Wait for its end; its standard error."""
+        return self.process.communicate(timeout=60)[1]
+
+
+@contextlib.contextmanager
+def held(folder: Path, hog: list[str], *before: str, uid: int | None = None) -> Iterator[Job]:
+    """`before` (the way to run it), with a hog behind it that has reached its start size. Both are gone afterwards."""
+    ready = folder / f"ready-{time.monotonic_ns()}"
+    ready.touch(mode=0o666)
+    ready.chmod(0o666)
+    process = subprocess.Popen(
+        [*before, sys.executable, HOG, *hog, "--ready", str(ready)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        **({} if uid is None else as_user(uid)),
+    )
+    try:
+        until(lambda: ready.read_text().endswith("\n") or process.poll() is not None, "the hog is ready")
+        found = person(int(ready.read_text() or 0))
+        assert found is not None, process.communicate()[1]
+        yield Job(process, found[0])
+    finally:
+        for each in (found[0].pid if found is not None else 0, process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                if each and (each != process.pid or process.poll() is None):
+                    os.kill(each, 9)
+        process.wait(30)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def leak(comm: str = "leak", *, start: str = "10M", grow: str = "600M", rate: str = "30M") -> list[str]:
+    """It waits for nothing: at this rate it needs a second or more to its limit."""
+    return ["--comm", comm, "--start", start, "--grow", grow, "--rate", rate, "--hold", "600"]
+
+
+def quiet(comm: str, size: str) -> list[str]:
+    """It holds this, and takes no more."""
+    return ["--comm", comm, "--start", size, "--hold", "600"]
+
+
+def scope(slice_name: str, *, uid: int | None = None, **properties: str) -> list[str]:
+    """A scope without slicemgr: nobody but a daemon guards what is in it."""
+    uid = os.getuid() if uid is None else uid
+    settings = [f"--property={name}={value}" for name, value in properties.items()]
+    whose = [] if uid == 0 else ["--user"]
+    return ["systemd-run", *whose, "--scope", "--quiet", "--collect", f"--slice={slice_name}", *settings]
+
+
+def ask(service: Service, cgroup: str) -> str:
+    """What the daemon answers to `slicemgr run`; who has asked before us has its answer too."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(service.socket))
+        connection.settimeout(20)
+        connection.sendall(f"watch {cgroup}\n".encode())
+        return connection.makefile().readline()
+
+
+def connections(service: Service) -> int:
+    """Those that it has taken: each has the server's path as its name, and so has the ear itself."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith(f" {service.socket}") for line in lines) - 1
+
+
+def until_registered(service: Service, job: Job) -> None:
+    """`slicemgr run` has been told that its job is watched."""
+    until(lambda: connections(service) > 0, "the job is registered")
+    assert ask(service, "/" + str(cgroup_path(job.hog.pid))) == "ok\n"
+
+
+def cgroup_path(pid: int) -> str:
+    """Without its first slash."""
+    return Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::/")
+
+
+@contextlib.contextmanager
+def testers_session() -> Iterator[None]:
+    """The session in tester's real slices, for a test of root's."""
+    process = subprocess.Popen(
+        ["systemd-run", "--user", "--pipe", "--wait", "--collect", "--quiet", f"--working-directory={os.getcwd()}"]
+        + ["--setenv=LC_ALL=C.UTF-8", sys.executable, "-B", "-m", "tests.vm.living"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **as_user(TESTER),
+    )
+    assert process.stdout is not None
+    ready = process.stdout.readline()
+    try:
+        yield
+    finally:
+        _, complaints = process.communicate()
+    assert (ready, process.returncode) == ("ready\n", 0), complaints
+
+
+def main() -> None:
+    """The other half of `testers_session`: until stdin ends."""
+    with standing_by(Systemd(user=True)):
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

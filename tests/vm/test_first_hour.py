@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What README promises, typed as it says: install, start, run a build that does not fit, look at what happened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import HOG
+from tests.vm.desktop_2010 import everybody, standing_by, who_died
+from tests.vm.systemd import run
+
+if TYPE_CHECKING:
+    from tests.vm.systemd import Systemd
+
+STEPS = 20
+
+
+def makefile(folder: Path) -> None:
+    """Twenty steps that grow to 90 MB each: 1.8 GB at -j20, more than the guest has."""
+    hog = f"{sys.executable} {HOG} --grow 90M --rate 40M --hold 1 --comm meinproc5"
+    steps = "".join(f"manual{at}:\n\t@{hog}\n" for at in range(STEPS))
+    names = " ".join(f"manual{at}" for at in range(STEPS))
+    (folder / "Makefile").write_text(f"all: {names}\n.PHONY: all {names}\n{steps}")
+
+
+@pytest.mark.vm(timeout=240)
+def test_a_build_that_does_not_fit(systemd: Systemd, vm_files: Path, tmp_path: Path, vm_user: str) -> None:
+    """Steps die, make and the session live, and every verb tells about it."""
+    told: list[str] = []
+
+    def typed(command: str, *, status: int | None = 0) -> str:
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        told.append(f"$ {command}\n{done.stdout}{done.stderr}")
+        assert status is None or done.returncode == status, told[-1]
+        return done.stdout + done.stderr
+
+    whose = "" if vm_user == "root" else " --user"
+    makefile(tmp_path)
+    with standing_by(systemd):
+        before = everybody()
+        try:
+            typed("slicemgr install")
+            typed(f"systemctl{whose} start slicemgr")
+            build = subprocess.Popen(
+                ["slicemgr", "run", "--", "make", "-k", "-j20"],
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            deadline = time.monotonic() + 60
+            while "make" not in run("slicemgr", "list") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert "build" in typed("slicemgr status")
+            explained = typed("slicemgr explain build")
+            output, _ = build.communicate()
+            told.append(f"$ slicemgr run -- make -k -j20\n{output}")
+            assert build.returncode == 2, output
+            assert "killed 'meinproc5'" in output
+            assert "'make' exited with 2" in output
+            assert "meinproc5" in explained or "make" in explained
+            kills = typed("slicemgr kills")
+            assert "meinproc5" in kills
+            assert "build" in kills
+            typed("slicemgr status")
+            shown = typed(f"systemctl{whose} show -p StatusText -p ActiveState slicemgr")
+            assert "ActiveState=active" in shown
+            typed(f"systemctl{whose} reload slicemgr")
+            assert "ActiveState=active" in typed(f"systemctl{whose} show -p ActiveState slicemgr")
+        finally:
+            typed("slicemgr install --uninstall")
+            typed(f"journalctl{whose} --no-pager -o cat -u slicemgr | tail -40", status=None)
+            (vm_files / f"first-hour-{vm_user}.txt").write_text("\n".join(told))
+        assert who_died(before) == []
