@@ -13,7 +13,7 @@ from slicemgr.model.cgroup import CgroupReading, MemoryLimits
 from slicemgr.model.decision import Decision, Resource, Shortage
 from slicemgr.model.process import OOM_SCORE_ADJ_MIN, ProcessIdentity, ProcessTable
 from slicemgr.policy.evidence import Situation, situation_between
-from slicemgr.policy.reaction import Phase, ReactionState, next_look_seconds, react, still_short
+from slicemgr.policy.reaction import WARM_SECONDS, Phase, ReactionState, next_look_seconds, react, still_short
 from slicemgr.service.counters import Moved
 
 
@@ -40,6 +40,7 @@ class Episode:
         self._mount = mount
         self._clock = clock
         self._last: CgroupReading | None = None
+        self._is_compared = False
 
     @property
     def cgroup(self) -> str:
@@ -48,8 +49,12 @@ class Episode:
 
     @property
     def is_calm(self) -> bool:
-        """Nothing is left to look at."""
-        return self.state.phase is Phase.CALM
+        """Nothing is left to look at, or to remember.
+
+        One reading with none before it does not tell: a stall has to be seen to last. And who has been warned of is
+        remembered until usage has settled: it is one episode to people.
+        """
+        return self._is_compared and self.state.phase is Phase.CALM and not self.state.warned
 
     @property
     def is_gone(self) -> bool:
@@ -58,7 +63,7 @@ class Episode:
 
     def next_look_seconds(self) -> float | None:
         """When it wants to be looked at again; None: when it calls."""
-        return next_look_seconds(self.state)
+        return next_look_seconds(self.state) if self._is_compared else WARM_SECONDS
 
     def look(self) -> Decision:
         """Read it, and say what that calls for. Raises CgroupGoneError and what else a reading may raise."""
@@ -66,6 +71,7 @@ class Episode:
         reading = self._directory.reading(self._clock)
         before = self._last if self._last is not None else self._as_it_was(reading)
         self._last = reading
+        self._is_compared = before is not None
         situation = situation_between(before, reading, self._swap_room(reading))
         self.state, decision = react(self.state, situation, self.limits, throttles=True, page_bytes=PAGE_BYTES)
         return decision

@@ -79,6 +79,10 @@ class FakeTree:
         self.sync()
         return group
 
+    def mount_file(self, name: str) -> Path:
+        """A file of the root, which has none of its own here."""
+        return self._mount / name
+
     def remove(self, path: str) -> None:
         """It and all below it; what they held goes, the counters of those above stay."""
         lost = [each for each in self.groups if each == path or each.startswith(path + "/")]

@@ -48,7 +48,7 @@ def deeds(victim: int, cgroup: Path, manager: str, folders: dict[str, Path]) -> 
     needed["freeze"] = lambda: [(cgroup / "cgroup.freeze").write_text(state) for state in ("1", "0")]
     needed["open cgroup.kill"] = lambda: os.close(os.open(cgroup / "cgroup.kill", os.O_WRONLY))
     needed["talk to the manager"] = lambda: _connect(manager)
-    needed["listen"] = lambda: socket.socket(socket.AF_UNIX).bind(str(folders["runtime"] / "control"))
+    needed["listen"] = lambda: _listen(folders["runtime"] / "control")
     needed["write history"] = lambda: (folders["state"] / "history.jsonl").write_text("{}\n")
     if os.geteuid() == 0:  # kernel.dmesg_restrict=1
         needed["read the kernel log"] = lambda: os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
@@ -145,6 +145,12 @@ def _connect(address: str) -> None:
         connection.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
         if not connection.recv(100).startswith(b"OK "):
             raise RuntimeError("refused")
+
+
+def _listen(address: Path) -> None:
+    address.unlink(missing_ok=True)  # RuntimeDirectoryPreserve=restart
+    with socket.socket(socket.AF_UNIX) as ear:
+        ear.bind(str(address))
 
 
 def _in_a_thread() -> None:

@@ -108,7 +108,7 @@ def test_a_leak_stands_still_for_less_than_a_second(
     assert kill["limit_bytes"] == (60 if len(limits) == 2 else 48) * MIB
     assert 0 < kill["stalled_seconds"] < 1
     assert told.report["watched_by"] == guard.name
-    assert told.report["high_episodes"] == (len(limits) == 4)
+    assert told.report["high_episodes"] >= (len(limits) == 4)
     assert "killed 'leak'" in told.stderr
     if isinstance(guard, DaemonService):
         until(lambda: guard.reports("kill"), "the kill in the history")
