@@ -275,9 +275,10 @@ def cgroup_path(pid: int) -> str:
 @contextlib.contextmanager
 def testers_session() -> Iterator[None]:
     """The session in tester's real slices, for a test of root's."""
+    here = [f"--working-directory={os.getcwd()}", "--setenv=LC_ALL=C.UTF-8"]
+    member = [sys.executable, "-B", "-m", "tests.vm.living"]
     process = subprocess.Popen(
-        ["systemd-run", "--user", "--pipe", "--wait", "--collect", "--quiet", f"--working-directory={os.getcwd()}"]
-        + ["--setenv=LC_ALL=C.UTF-8", sys.executable, "-B", "-m", "tests.vm.living"],
+        ["systemd-run", "--user", "--pipe", "--wait", "--collect", "--quiet", *here, *member],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

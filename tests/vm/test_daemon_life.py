@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -30,8 +32,11 @@ from tests.vm.living import (
     until,
     until_registered,
 )
+from tests.vm.systemd import cgroup_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.vm.systemd import Systemd
 
 BUILD_400M = '[slice.build]\nmemory_max = "400M"\n'
@@ -43,9 +48,11 @@ def build_file(name: str) -> str:
     return (slice_directory("build.slice") / name).read_text().strip()
 
 
-def test_it_is_ready_and_ends_in_order(systemd: Systemd) -> None:
+def test_it_is_ready_and_ends_in_order(systemd: Systemd, tmp_path: Path) -> None:
     """READY and STATUS, one daemon at a time, and after SIGTERM neither a failure nor a socket."""
-    with standing_by(systemd), living(BUILD_400M, RemainAfterExit="yes") as service:
+    words = tmp_path / "last-words"
+    last_words = f"/bin/sh -c 'echo $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS >{words}'"
+    with standing_by(systemd), living(BUILD_400M, ExecStopPost=last_words) as service:
         assert service.show("ActiveState") == "active"
         assert service.show("StatusText").startswith("guarding build.slice")
         assert service.socket.is_socket()
@@ -55,8 +62,8 @@ def test_it_is_ready_and_ends_in_order(systemd: Systemd) -> None:
         assert f"another daemon listens on {service.socket}; try " in second.stderr
         assert dead(since) == []
         os.kill(service.pid, signal.SIGTERM)
-        until(lambda: service.show("SubState") == "exited", "it ends")
-        assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
+        until(lambda: words.exists() and words.read_text().endswith("\n"), "it ends")
+        assert words.read_text() == "success exited 0\n"
         assert not service.socket.exists()
         assert dead(since) == ["slicemgr", "slicemgr"]  # It and its guardian.
         assert build_file("memory.high") != "max"  # It has ended in order: its slices stay as configured.
@@ -97,16 +104,15 @@ def test_hang_up_reads_the_configuration_again(systemd: Systemd) -> None:
         assert dead(since) == []
 
 
+@pytest.mark.vm(users=("tester",))
 def test_a_dry_run_names_and_spares(systemd: Systemd, tmp_path: Path) -> None:
     """The leak stays where the kernel holds it."""
-    with standing_by(systemd), living("", "--dry-run") as service:
-        with held(tmp_path, leak(), *JOB_100M) as job:
-            since = people()
-            until(service.victims, "somebody is named")
-            assert service.victims() == ["leak"]
-            assert service.history()[-1]["report"]["outcome"] == "dry_run"
-            assert dead(since) == []
-            job.process.kill()
+    with standing_by(systemd), living("", "--dry-run") as service, held(tmp_path, leak(), *JOB_100M):
+        since = people()
+        until(service.victims, "somebody is named")
+        assert service.victims() == ["leak"]
+        assert service.history()[-1]["report"]["outcome"] == "dry-run"
+        assert dead(since) == []
 
 
 @pytest.mark.parametrize("manager", ["reached", "unreached"])
@@ -128,10 +134,12 @@ def test_it_needs_no_bus(systemd: Systemd, tmp_path: Path, manager: str) -> None
         assert limit == (str(400 * MIB) if manager == "reached" else "max")
         with held(tmp_path, leak(), *scope("build.slice", MemoryHigh="90M", MemoryMax="100M")) as job:
             until(lambda: is_gone(job.hog), "the leak is ended")
+        until(service.victims, "it is told")
         assert service.victims() == ["leak"]
         assert dead(since) == []
 
 
+@pytest.mark.vm(users=("tester",))
 def test_the_slices_are_as_configured(systemd: Systemd) -> None:
     """For the manager and for the kernel."""
     config = (
@@ -146,14 +154,13 @@ def test_the_slices_are_as_configured(systemd: Systemd) -> None:
             ("TasksMax", "pids.max"): 500,
             ("CPUWeight", "cpu.weight"): 30,
         },
-    }
-    if systemd.user:  # The system's manager has no session of its own.
-        wanted["app.slice"] = {("MemoryLow", "memory.low"): 100 * MIB}
-        wanted["session.slice"] = {
+        "app.slice": {("MemoryLow", "memory.low"): 100 * MIB},
+        "session.slice": {
             ("MemoryLow", "memory.low"): 120 * MIB,
             ("MemoryMin", "memory.min"): 16 * MIB,
             ("CPUWeight", "cpu.weight"): 300,
-        }
+        },
+    }
     with standing_by(systemd):
         since = people()
         with living(config):
@@ -168,21 +175,23 @@ def test_the_slices_are_as_configured(systemd: Systemd) -> None:
 def test_jobs_from_before_its_start_are_guarded(systemd: Systemd, tmp_path: Path) -> None:
     """Both the one that is at a stand already, which calls nobody any more, and the one that leaks later."""
     limits = {"MemoryHigh": "60M", "MemoryMax": "64M", "MemorySwapMax": "0"}
-    stalled, later = leak("stalled", rate="200M"), leak("later", rate="2M")
-    with standing_by(systemd), prepared() as service:
-        with (
-            held(tmp_path, stalled, *scope("build.slice", **limits)) as first,
-            held(tmp_path, later, *scope("build.slice", **{**limits, "MemoryHigh": "50M"})) as second,
-            held(tmp_path, quiet("quiet", "20M"), *scope("build.slice", **limits)),
-        ):
-            scope_of = Path("/sys/fs/cgroup" + Path(f"/proc/{first.hog.pid}/cgroup").read_text().strip()[3:])
-            until(lambda: int((scope_of / "memory.current").read_text()) >= 60 * MIB, "it is at its limit")
-            since = people()
-            start(service)
-            until(lambda: is_gone(first.hog), "the old stall is ended")
-            until(lambda: is_gone(second.hog), "the later one too")
-            assert dead(since) == ["later", "stalled"]
-            assert service.victims() == ["stalled", "later"]
+    stalled, later = leak("stalled", rate="200M"), leak("later", start="20M", rate="3M")
+    with (
+        standing_by(systemd),
+        prepared() as service,
+        held(tmp_path, stalled, *scope("build.slice", **limits)) as first,
+        held(tmp_path, later, *scope("build.slice", **limits)) as second,
+        held(tmp_path, quiet("quiet", "20M"), *scope("build.slice", **limits)),
+    ):
+        at_stand = cgroup_of(first.hog.pid)
+        until(lambda: int((at_stand / "memory.current").read_text()) >= 60 * MIB, "it is at its limit")
+        since = people()
+        start(service)
+        until(lambda: is_gone(first.hog), "the old stall is ended")
+        until(lambda: is_gone(second.hog), "the later one too")
+        assert dead(since) == ["later", "stalled"]
+        until(lambda: len(service.victims()) > 1, "both are told")
+        assert service.victims() == ["stalled", "later"]
 
 
 def stalled_for_a_dead_daemon(service: Service, folder: Path, *, also_run: bool) -> tuple[list[str], str]:
@@ -191,7 +200,7 @@ def stalled_for_a_dead_daemon(service: Service, folder: Path, *, also_run: bool)
         until_registered(service, job)
         since, daemon = people(), service.pid
         os.kill(daemon, signal.SIGSTOP)  # So that it does not act before its end.
-        cgroup = Path("/sys/fs/cgroup" + Path(f"/proc/{job.hog.pid}/cgroup").read_text().strip()[3:])
+        cgroup = cgroup_of(job.hog.pid)
         until(lambda: "high 0" not in (cgroup / "memory.events").read_text().split("\n"), "it is at memory.high")
         if also_run:
             os.kill(job.process.pid, signal.SIGKILL)
@@ -218,6 +227,7 @@ def test_run_takes_over_from_a_killed_daemon(systemd: Systemd, tmp_path: Path) -
         assert build_file("memory.max") == str(400 * MIB)  # The wall stays.
 
 
+@pytest.mark.vm(users=("root",))
 def test_a_killed_daemon_comes_back_and_guards(systemd: Systemd, tmp_path: Path) -> None:
     """Nobody else was left: run was killed with it."""
     with standing_by(systemd), living(BUILD_400M, Restart="on-failure", RestartSec="200ms") as service:
@@ -228,6 +238,7 @@ def test_a_killed_daemon_comes_back_and_guards(systemd: Systemd, tmp_path: Path)
         assert build_file("memory.high") == str(375 * MIB)
 
 
+@pytest.mark.vm(users=("tester",))
 def test_nobody_left_leaves_no_slice_throttled(systemd: Systemd, tmp_path: Path) -> None:
     """The daemon and run are killed and nobody comes back: what was set for a guard is lifted from the slice."""
     with standing_by(systemd), living(BUILD_400M) as service:
@@ -235,3 +246,70 @@ def test_nobody_left_leaves_no_slice_throttled(systemd: Systemd, tmp_path: Path)
         assert died == ["slicemgr", "slicemgr", "slicemgr"]
         assert build_file("memory.high") == "max"
         assert build_file("memory.max") == str(400 * MIB)
+
+
+def voluntary_switches(pid: int) -> int:
+    """How often its threads have gone to sleep by themselves: as often they had been woken."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    lines = [line for task in tasks for line in (task / "status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+def rss_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def sleepers(count: int) -> Iterator[list[int]]:
+    """Jobs as `slicemgr run` makes them, without its own process for each, which would be 10 MiB: their pids."""
+    from slicemgr.placement import systemd as placement
+    from slicemgr.placement.systemd1 import connect
+
+    manager = connect(os.getuid())
+    processes = [subprocess.Popen(["sleep", "inf"]) for _ in range(count)]
+    try:
+        for each in processes:
+            placement.open_job(
+                manager,
+                each.pid,
+                name="sleeper",
+                slice_name="build.slice",
+                command=["sleep", "inf"],
+                memory_high=8 * MIB,
+                memory_max=9 * MIB,
+                is_user=os.getuid() != 0,
+            )
+        yield [each.pid for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+        manager.close()
+
+
+@pytest.mark.vm(users=("tester",), timeout=240)
+def test_one_of_two_hundred(systemd: Systemd, tmp_path: Path) -> None:
+    """The one that leaks; and the rest costs the daemon some descriptors and, when all is calm, no time."""
+    with standing_by(systemd), living() as service:
+        pid = service.pid
+        rss_before = rss_bytes(pid)
+        with sleepers(200) as pids, held(tmp_path, leak(rate="60M"), *JOB_100M) as job:
+            listed = json.loads(subprocess.run(["slicemgr", "list", "--json"], capture_output=True).stdout)["jobs"]
+            assert {each["pid"] for each in listed} == {*pids, job.hog.pid}
+            since = people()
+            assert "killed 'leak'" in job.told()
+            assert dead(since) == ["leak", "slicemgr"]
+            assert len(os.listdir(f"/proc/{pid}/fd")) < 2 * 200 + 64
+            assert rss_bytes(pid) - rss_before < 24 * MIB
+            idle = signal.sigtimedwait([signal.SIGUSR2], 2)  # The episode's last looks.
+            before = voluntary_switches(pid)
+            idle = signal.sigtimedwait([signal.SIGUSR2], 10)
+            assert idle is None
+            woken = voluntary_switches(pid) - before
+            print(f"woken {woken} times in 10 s, {len(os.listdir(f'/proc/{pid}/fd'))} descriptors,", end=" ")
+            print(f"{(rss_bytes(pid) - rss_before) >> 10} KiB more than before the jobs")
+            assert woken <= 10
+        with held(tmp_path, leak(rate="60M"), *JOB_100M) as job:
+            assert "killed 'leak'" in job.told()
+        assert len(os.listdir(f"/proc/{pid}/fd")) < 64  # Those of cgroups that are gone are closed.
+        assert rss_bytes(pid) - rss_before < 24 * MIB
