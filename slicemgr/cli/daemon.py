@@ -29,11 +29,12 @@ _EPILOG = """\
 signals: SIGTERM and SIGINT end it in order, SIGHUP reads the configuration again (a broken one is told, and the old
 one kept).
 
-exit status: 0; 1 if the configuration can't be meant; 2 for a usage error; 125 if it can't work here.
+exit status: 0; 78 if the configuration can't be meant; 2 for a usage error; 125 if it can't work here.
 
 example: slicemgr daemon --dry-run"""
 
-_BROKEN = 1
+_BROKEN = 78
+"""EX_CONFIG of sysexits.h: the unit does not start it again for that (RestartPreventExitStatus=)."""
 
 _NEEDED = frozenset({Feature.CGROUP2, Feature.MEMORY, Feature.PIDFD})
 _USEFUL = frozenset({Feature.PRESSURE, Feature.KILL})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import struct
 import sys
 import time
 
@@ -91,12 +92,16 @@ class Message:
 class Connection:
     """A connection to a bus, or to a peer directly (a manager's private socket)."""
 
-    def __init__(self, address: str | bytes, *, is_bus: bool, seconds: float = CALL_SECONDS) -> None:
+    def __init__(
+        self, address: str | bytes, *, is_bus: bool, seconds: float = CALL_SECONDS, signals_with: bytes = b""
+    ) -> None:
         """Connect, and send who we are; the answer is read by the first call, so that the peer works meanwhile.
 
-        `address` is the path of a socket, or an abstract name that starts with a zero byte. Raises NoManagerError.
+        `address` is the path of a socket, or an abstract name that starts with a zero byte. Signals are dropped unread
+        if their header does not contain `signals_with`. Raises NoManagerError.
         """
         self.is_bus = is_bus
+        self._signals_with = signals_with
         self.signals: list[Message] = []
         self._serial = 0
         self._pending = bytearray()
@@ -209,22 +214,24 @@ class Connection:
             self.call(BUS_NAME, BUS_PATH, BUS_NAME, "Hello", seconds=_left(deadline))
 
     def _next_message(self, deadline: float) -> Message:
-        self._fill(_FIXED_HEADER_BYTES, deadline)
-        order = {ord("l"): "<", ord("B"): ">"}.get(self._pending[0])
-        if order is None:
-            raise FormatError("a message in no byte order")
-        start = unpack("yyyyuuu", bytes(self._pending[:_FIXED_HEADER_BYTES]), order=order)
-        _, kind, _, version, body_bytes, serial, fields_bytes = start
-        if version != 1 or not serial:
-            raise FormatError(f"a message of version {version} with serial {serial}")
-        header_bytes = _FIXED_HEADER_BYTES + fields_bytes
-        body_at = header_bytes + -header_bytes % 8
-        if body_at + body_bytes > LONGEST_MESSAGE:
-            raise FormatError(f"a message of {body_at + body_bytes} bytes")
-        self._fill(body_at + body_bytes, deadline)
-        header, body = bytes(self._pending[:header_bytes]), bytes(self._pending[body_at : body_at + body_bytes])
-        del self._pending[: body_at + body_bytes]
-        return Message(kind, serial, _header_fields(header, order), body, order)
+        while True:
+            self._fill(_FIXED_HEADER_BYTES, deadline)
+            order = {ord("l"): "<", ord("B"): ">"}.get(self._pending[0])
+            if order is None:
+                raise FormatError("a message in no byte order")
+            _, kind, _, version, body_bytes, serial, fields_bytes = struct.unpack_from(order + "BBBBIII", self._pending)
+            if version != 1 or not serial:
+                raise FormatError(f"a message of version {version} with serial {serial}")
+            header_bytes = _FIXED_HEADER_BYTES + fields_bytes
+            body_at = header_bytes + -header_bytes % 8
+            if body_at + body_bytes > LONGEST_MESSAGE:
+                raise FormatError(f"a message of {body_at + body_bytes} bytes")
+            self._fill(body_at + body_bytes, deadline)
+            header, body = bytes(self._pending[:header_bytes]), bytes(self._pending[body_at : body_at + body_bytes])
+            del self._pending[: body_at + body_bytes]
+            # 200 jobs at once: a private socket brings each the signals of all units, 2,000 to read and one of use.
+            if kind != _SIGNAL or self._signals_with in header:
+                return Message(kind, serial, _header_fields(header, order), body, order)
 
     def _fill(self, count: int, deadline: float) -> None:
         while len(self._pending) < count:

@@ -103,7 +103,7 @@ def connect(uid: int, *, runtime_dir: str | None = None, session_bus: str | None
 
 def _connected(address: str, *, is_bus: bool) -> Connection:
     """Only to who counts processes as we do: else the pid that we name is somebody else's there."""
-    connection = Connection(address, is_bus=is_bus)
+    connection = Connection(address, is_bus=is_bus, signals_with=b"JobRemoved")
     if connection.peer_pid() == 0:
         connection.close()
         raise NoManagerError("it is in another PID namespace")

@@ -46,8 +46,13 @@ the limit, swap that takes what there is waits less than 0.4 of the time. Every 
 the first event. Three tenths of a second more tell it from a burst: so a leak is decided on within a second."""
 
 PARTIAL_PATIENCE_SECONDS: Final = 5.0
-PARTIAL_SOME_SHARE: Final = 0.9
-"""Somebody waits nearly all the time, but not all do: who still runs may end and give back, so it gets five seconds."""
+PARTIAL_WAITING_SHARE: Final = 0.9
+"""Somebody waits nearly all the time, but not all do: who still runs may end and give back, so it gets five seconds.
+(In the episode `neighbour-leaves` it did so after 1.5 s.)"""
+
+STUCK_PERMILLE: Final = 1005
+"""Of memory.high: where swap takes what is there, the stuck part was seen at 100.0x % for moments, with everybody
+waiting; and the kernel puts nobody to sleep before 101.25 %. Above memory.max there is nothing."""
 
 BRINK_SHARE: Final = 3 / 4
 """Of the way from memory.high to memory.max: beyond it the kernel's OOM killer is nearer than our patience is long,
@@ -69,7 +74,8 @@ QUIET_SOME_SHARE: Final = 0.1
 """Two seconds without an event, and hardly anybody waiting: the group needs no looking at, wherever it stands."""
 
 COOLING_SECONDS: Final = 0.1
-"""After an exit: the freed memory shows in memory.current, and the throttled ones wake (137 ms measured)."""
+"""After an exit: the freed memory shows in memory.current, and the throttled ones wake (137 ms measured). Half of that
+on the brink: twenty hogs filled 9 MiB in less than the whole of it."""
 
 HOT_SECONDS: Final = 0.05
 """Between two looks at a stalled group: ten in its patience; a look costs 0.1 ms."""
@@ -101,8 +107,8 @@ class ReactionState:
     """In an episode above memory.high, which has been told."""
     full_seconds: float = 0.0
     """While stalled: how long all tasks waited."""
-    some_seconds: float = 0.0
-    """While stalled: how long at least one did."""
+    waiting_seconds: float = 0.0
+    """While stalled: how long somebody did."""
     refault_pages: int = 0
     """While stalled: how many pages came back."""
     is_close: bool = False
@@ -117,7 +123,8 @@ def react(
     if situation.kernel_kills:
         return _enter(state, Phase.COOLING, now), KernelWasFirst(situation.kernel_kills)
     if state.phase is Phase.COOLING:
-        if now - state.since_seconds < COOLING_SECONDS:
+        cooled = now - state.since_seconds
+        if cooled < HOT_SECONDS or (cooled < COOLING_SECONDS and not _is_on_the_brink(situation, limits)):
             return state, Nothing()
         state = _enter(state, Phase.CALM, now)
     state, warning = _warning(state, situation, limits)
@@ -129,7 +136,7 @@ def react(
     if state.phase in {Phase.CALM, Phase.THROTTLED}:
         state = _watch_high(state, situation, limits)
         if _stalls(situation, limits):
-            state = replace(_enter(state, Phase.STALLED, now), full_seconds=0.0, some_seconds=0.0, refault_pages=0)
+            state = replace(_enter(state, Phase.STALLED, now), full_seconds=0.0, waiting_seconds=0.0, refault_pages=0)
     else:
         state = _remember(state, situation)
         if _cleared(state, situation, limits):
@@ -156,7 +163,7 @@ def next_look_seconds(state: ReactionState) -> float | None:
         Phase.THROTTLED: WARM_SECONDS,
         Phase.STALLED: HOT_SECONDS,
         Phase.KILL: HOT_SECONDS,
-        Phase.COOLING: COOLING_SECONDS,
+        Phase.COOLING: HOT_SECONDS,
     }[state.phase]
 
 
@@ -211,10 +218,10 @@ def _stalls(situation: Situation, limits: MemoryLimits) -> bool:
     if line is None:
         return False
     waits = (situation.full_share or 0.0) >= STALL_FULL_SHARE
-    if situation.stuck_bytes < line:
+    if not _is_stuck(situation, limits):
         return waits and _is_near(situation, line)
     blind = situation.full_share is None  # No pressure files: then the events have to do.
-    partly = (situation.some_share or 0.0) >= PARTIAL_SOME_SHARE
+    partly = (situation.waiting_share or 0.0) >= PARTIAL_WAITING_SHARE
     return waits or partly or (blind and bool(situation.high_events)) or _is_on_the_brink(situation, limits)
 
 
@@ -226,7 +233,7 @@ def _cleared(state: ReactionState, situation: Situation, limits: MemoryLimits) -
     stalled = situation.at_seconds - state.since_seconds
     if stalled < PATIENCE_SECONDS or situation.full_share is None:
         return False
-    partly = situation.stuck_bytes >= line and state.some_seconds >= stalled * PARTIAL_SOME_SHARE
+    partly = situation.stuck_bytes >= line and state.waiting_seconds >= stalled * PARTIAL_WAITING_SHARE
     return state.full_seconds < stalled * STALL_CLEARED_FULL_SHARE and not partly
 
 
@@ -235,7 +242,7 @@ def _remember(state: ReactionState, situation: Situation) -> ReactionState:
     return replace(
         state,
         full_seconds=state.full_seconds + (situation.full_share or 0.0) * elapsed,
-        some_seconds=state.some_seconds + (situation.some_share or 0.0) * elapsed,
+        waiting_seconds=state.waiting_seconds + (situation.waiting_share or 0.0) * elapsed,
         refault_pages=state.refault_pages + situation.refault_pages,
     )
 
@@ -248,9 +255,7 @@ def _hopeless(state: ReactionState, situation: Situation, limits: MemoryLimits, 
     stalled = situation.at_seconds - state.since_seconds
     resource = Resource.MEMORY if limits.high is None else Resource.HIGH
     usage = situation.usage_bytes
-    if situation.stuck_bytes >= line and (
-        _is_on_the_brink(situation, limits) or _has_waited(state, situation, stalled)
-    ):
+    if _is_stuck(situation, limits) and (_is_on_the_brink(situation, limits) or _has_waited(state, situation, stalled)):
         evidence = Evidence.SWAP_FULL if situation.swap_bytes else Evidence.UNRECLAIMABLE
         return Shortage(resource, usage, line, evidence, stalled)
     if stalled < THRASH_PATIENCE_SECONDS or situation.unreclaimable_bytes < line * THRASH_STUCK_SHARE:
@@ -266,7 +271,7 @@ def _has_waited(state: ReactionState, situation: Situation, stalled: float) -> b
     if situation.full_share is None:
         return stalled >= PATIENCE_SECONDS
     fully = stalled >= PATIENCE_SECONDS and state.full_seconds >= stalled * STALL_FULL_SHARE
-    partly = stalled >= PARTIAL_PATIENCE_SECONDS and state.some_seconds >= stalled * PARTIAL_SOME_SHARE
+    partly = stalled >= PARTIAL_PATIENCE_SECONDS and state.waiting_seconds >= stalled * PARTIAL_WAITING_SHARE
     return fully or partly
 
 
@@ -276,6 +281,13 @@ def _is_on_the_brink(situation: Situation, limits: MemoryLimits) -> bool:
         return False
     high = limits.max if limits.high is None else limits.high
     return situation.usage_bytes >= high + (limits.max - high) * BRINK_SHARE
+
+
+def _is_stuck(situation: Situation, limits: MemoryLimits) -> bool:
+    """What neither reclaim nor swap can take is above the limit by itself."""
+    if limits.high is not None:
+        return situation.stuck_bytes * 1000 >= limits.high * STUCK_PERMILLE
+    return limits.max is not None and situation.stuck_bytes >= limits.max
 
 
 def _is_near(situation: Situation, line: int) -> bool:

@@ -54,6 +54,7 @@ class CgroupGuard:
         ourselves: frozenset[int],
         free_swap: Callable[[], int],
         kernel_log: Callable[[str], tuple[tuple[int, str], ...]] = lambda cgroup: (),
+        is_new: bool = False,
         mount: str = MOUNT,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[asyncio.Event, float | None], Awaitable[None]] | None = None,
@@ -80,7 +81,7 @@ class CgroupGuard:
         self._episodes: dict[str, Episode] = {}
         self._called = asyncio.Event()
         try:
-            self._counters = EventCounters(root)
+            self._counters = EventCounters(root, is_new=is_new)
         except BaseException:
             root.close()
             raise
@@ -102,6 +103,7 @@ class CgroupGuard:
             file = self._root.open_file("memory.events")
             try:
                 self._calls.add_file(file, self._called.set)
+                self._open_episodes()
                 self.look()
                 await self._rounds()
             finally:
@@ -132,8 +134,7 @@ class CgroupGuard:
                 self._called.set()  # Again, after the shortest pause.
 
     async def _round(self) -> None:
-        for moved in self._counters.moved():
-            self._open_episode(moved.path, moved)
+        self._open_episodes()
         told: dict[str, int] = {}
         failure: Exception | None = None
         # The deepest first: a kill there may be all that the slice above it needs.
@@ -179,6 +180,10 @@ class CgroupGuard:
 
         ended = await self._guard_of(managed).end_shortage(shortage, episode, scale)
         episode.state = after_kill(episode.state, self._clock(), ended=ended is not Ended.SURVIVED)
+
+    def _open_episodes(self) -> None:
+        for moved in self._counters.moved():
+            self._open_episode(moved.path, moved)
 
     def _open_episode(self, path: str, before: Moved | None) -> None:
         managed = self._managed(path)

@@ -31,10 +31,14 @@ class Moved:
 class EventCounters:
     """The counters below one cgroup. Owns the directories that it holds open."""
 
-    def __init__(self, root: CgroupDir) -> None:
-        """Takes what the counters show now for the beginning: an old kill is no news. Raises KernelError."""
+    def __init__(self, root: CgroupDir, *, is_new: bool = False) -> None:
+        """Takes what the counters show now for the beginning: an old kill is no news. Raises KernelError.
+
+        But if the cgroup `is_new`, and was made for us with zeros, nothing in it is old.
+        """
         self._root = _Known(root)
-        self._root.moved(is_first=True)
+        if not is_new:
+            self._root.moved(is_first=True)
 
     def moved(self) -> list[Moved]:
         """The cgroups whose own counters have moved, parents first. Raises CgroupGoneError when the root is gone."""
@@ -58,6 +62,8 @@ class _Known:
         self._below: dict[str, _Known] = {}
         self._events = NONE_YET
         self._local: MemoryEvents | None = NONE_YET
+        self._found: list[Moved] = []
+        """Of a walk that broke off: those below have taken over their counters, and would not say it again."""
 
     def moved(self, *, is_first: bool) -> list[Moved]:
         """What has moved here and below since the last walk; a walk that breaks off is done again from here."""
@@ -66,12 +72,11 @@ class _Known:
             return []
         local = self.directory.local_events()
         self._list()
-        found: list[Moved] = []
         kills_below = 0
         for name, child in list(self._below.items()):
             before = child.kernel_kills
             try:
-                found += child.moved(is_first=is_first)
+                self._found += child.moved(is_first=is_first)
             except (CgroupGoneError, CgroupNotPermittedError):  # What was in it is no longer ours to judge.
                 self._forget(name)
             else:
@@ -79,6 +84,7 @@ class _Known:
         # A cgroup goes with the only process that it had: its kill is seen from above alone.
         is_orphaned_kill = (events.oom_kill or 0) - self.kernel_kills > kills_below
         has_moved = _own(local or events) != _own(self._local or self._events)
+        found, self._found = self._found, []
         if not is_first and (has_moved or is_orphaned_kill):
             found.insert(0, Moved(self.directory.path, self._events, self._local))
         self._events, self._local = events, local

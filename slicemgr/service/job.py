@@ -212,7 +212,8 @@ class Job:
 
         handle = self._handle
         if handle.source is None:
-            return job_guard.cgroup_guard(handle.cgroup or "", self._report)
+            was_watched = self._link is not None and self._link.has_watched
+            return job_guard.cgroup_guard(handle.cgroup or "", self._report, is_new=not was_watched)
         limits = MemoryLimits(*self._limits)
         self._tree_guard = job_guard.tree_guard(handle.source, limits, self._machine_total_bytes, self._report)
         return self._tree_guard

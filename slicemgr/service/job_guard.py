@@ -33,9 +33,12 @@ def tree_guard(
     return TreeGuard(source, limits, scale, report=report, command_lines=CommandLines(source.members))
 
 
-def cgroup_guard(cgroup: str, report: Callable[[Report], None]) -> LoneGuard:
-    """For a job in a cgroup of its own: it sleeps until the kernel calls. Raises KernelError."""
+def cgroup_guard(cgroup: str, report: Callable[[Report], None], *, is_new: bool) -> LoneGuard:
+    """For a job in a cgroup of its own: it sleeps until the kernel calls. Raises KernelError.
+
+    `is_new`: no daemon has watched it before.
+    """
     from slicemgr.service.lone_guard import LoneGuard
     from slicemgr.service.managed import ManagedSlice
 
-    return LoneGuard(ManagedSlice(cgroup), report=report)
+    return LoneGuard(ManagedSlice(cgroup), report=report, is_new=is_new)

@@ -21,8 +21,13 @@ from slicemgr.service.report import Report
 class LoneGuard:
     """Guards one job with everything that this takes, and lets go of it in the end."""
 
-    def __init__(self, managed: ManagedSlice, *, report: Callable[[Report], None], mount: str = MOUNT) -> None:
-        """To be made in the loop's thread. Raises KernelError if the cgroup can't be watched."""
+    def __init__(
+        self, managed: ManagedSlice, *, report: Callable[[Report], None], is_new: bool = False, mount: str = MOUNT
+    ) -> None:
+        """To be made in the loop's thread. Raises KernelError if the cgroup can't be watched.
+
+        `is_new`: nobody has watched it before, and what happened in it until now has not been told.
+        """
         self._watch = CgroupWatch()
         self._machine = MachineReader()
         self._guard: CgroupGuard | None = None
@@ -38,6 +43,7 @@ class LoneGuard:
             ourselves=procfs.ancestors_of(os.getpid()),
             free_swap=lambda: self._machine.reading(time.monotonic).swap_free_bytes,
             kernel_log=oom_victims,
+            is_new=is_new,
             mount=mount,
         )
 

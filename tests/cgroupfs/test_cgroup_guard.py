@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from slicemgr.service.guard import Killable
     from slicemgr.model.process import ProcessIdentity
+    from slicemgr.service.guard import Killable
 
 SLICE, JOB, OTHER = "/build.slice", "/build.slice/a.scope", "/build.slice/b.scope"
 ALIEN = "/system.slice"
@@ -85,7 +85,11 @@ class Bench:
 
         self.guard = CgroupGuard(
             CgroupDir.open(root, self.tree.mount),
-            lambda cgroup: max((each for each in self.managed if each.contains(cgroup)), key=lambda each: len(each.cgroup), default=None),
+            lambda cgroup: max(
+                (each for each in self.managed if each.contains(cgroup)),
+                key=lambda each: len(each.cgroup),
+                default=None,
+            ),
             guard_of,
             calls=self.calls,
             report=self.victims.told.append,

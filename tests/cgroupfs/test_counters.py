@@ -118,6 +118,49 @@ def test_another_job_of_the_same_name(tree: FakeTree, counters: EventCounters) -
     assert (found.path, found.events) == (JOB, NONE_YET)
 
 
+def test_a_kill_whose_cgroup_is_gone(tree: FakeTree, counters: EventCounters) -> None:
+    """The only process of a job: systemd has removed its scope before we looked. The slice above has counted it."""
+    tree.groups[JOB].events["oom_kill"] += 1
+    tree.remove(JOB)
+    (found,) = counters.moved()
+    assert (found.path, found.events.oom_kill) == (SLICE, 0)
+    assert moved(counters) == []
+
+
+def test_a_kill_is_its_job_s(tree: FakeTree, counters: EventCounters) -> None:
+    """While that is there, nobody above is called for it; also when another job has ended meanwhile."""
+    grow(tree, OTHER, oom_kill=4)
+    assert moved(counters) == [OTHER]
+    tree.remove(OTHER)
+    grow(tree, JOB, oom_kill=2)
+    assert moved(counters) == [JOB]
+
+
+@pytest.mark.parametrize("failing", [JOB, OTHER, f"{JOB}/below"])
+def test_a_walk_that_breaks_off(
+    tree: FakeTree, counters: EventCounters, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """No descriptor is to be had for a moment: nothing that has moved is lost by that."""
+    tree.add(f"{JOB}/below")
+    everything = [SLICE, JOB, f"{JOB}/below", OTHER]
+    counters.moved()
+    for path in everything:
+        grow(tree, path, high=1)
+    children, failed = CgroupDir.children, []
+
+    def fails_once(directory: CgroupDir) -> list[str]:
+        if directory.path == failing and not failed:
+            failed.append(directory.path)
+            raise OSError("no descriptor")
+        return children(directory)
+
+    monkeypatch.setattr(CgroupDir, "children", fails_once)
+    with pytest.raises(OSError, match="no descriptor"):
+        counters.moved()
+    assert sorted(moved(counters)) == sorted(everything)
+    assert moved(counters) == []
+
+
 def test_a_tree_within_a_job(tree: FakeTree, counters: EventCounters) -> None:
     """A container in a scope."""
     tree.add(f"{JOB}/container")

@@ -69,8 +69,9 @@ def test_what_was_recorded(kernel: str) -> None:
         assert cgroup.memory_high() == 40 * MIB
         assert cgroup.swap_max() is None
         assert (reading.swap_bytes or 0) > 10 * MIB
-        assert (reading.events.high or 0) > 0
-        assert reading.events == reading.local_events
+        assert reading.local_events is not None
+        # The hog went on between the two files.
+        assert 0 < (reading.events.high or 0) <= (reading.local_events.high or 0)
         assert 0 < (reading.stat.pgsteal or 0) <= (reading.stat.pgscan or 0)
         assert 10 * MIB < (reading.stat.anon or 0) < 45 * MIB
         assert (cgroup.peak() or 0) >= reading.current_bytes

@@ -200,6 +200,22 @@ async def test_asked_and_it_does_not_listen(child: Callable[..., subprocess.Pope
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("rule", VictimRule)
+async def test_asked_and_it_gives_its_memory_back(
+    child: Callable[..., subprocess.Popen[bytes]], rule: VictimRule
+) -> None:
+    """It goes on without what was too much, or another one has ended: then nobody is made to."""
+    victim, path = child("stubborn"), KillPath(KillRules(rule, grace_seconds=0.05))
+    offender = Offender([victim.pid])
+    answers = iter([True, False])
+    offender.still_short = lambda shortage: next(answers)  # type: ignore[method-assign]
+    assert await path.end(offender) is Ended.EXITED
+    assert victim.poll() is None
+    (kill,) = path.kills
+    assert (kill.outcome, kill.killed, kill.asked_to_end) == (KillOutcome.ASKED, False, True)
+
+
+@pytest.mark.asyncio
 async def test_a_dry_run(child: Callable[..., subprocess.Popen[bytes]]) -> None:
     """All of it but the signal, whatever the rule; the same victim is told once in ten seconds."""
     victim = child()
@@ -405,7 +421,11 @@ def test_a_kernel_that_has_no_cgroup_kill(tmp_path: Path) -> None:
         ("/build.slice2/x.scope", SLICE, SLICE),
         # GNOME has a slice for an application, and a scope in it for each window.
         ("/app.slice/app-t.slice/vte-1.scope", "/app.slice", "/app.slice/app-t.slice/vte-1.scope"),
-        ("/app.slice/app-t.slice/app-t-u.slice/x.service/y", "/app.slice", "/app.slice/app-t.slice/app-t-u.slice/x.service"),
+        (
+            "/app.slice/app-t.slice/app-t-u.slice/x.service/y",
+            "/app.slice",
+            "/app.slice/app-t.slice/app-t-u.slice/x.service",
+        ),
         ("/app.slice/app-t.slice", "/app.slice", "/app.slice/app-t.slice"),
         ("/x.scope/a", "/", "/x.scope"),
     ],

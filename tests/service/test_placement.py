@@ -182,6 +182,20 @@ def test_a_signal_before_the_answer(fake: Callable[..., tuple[FakeManager, Manag
     manager.start_unit("build.slice")
 
 
+def test_signals_of_no_use_are_dropped_unread(tmp_path: Path) -> None:
+    """Even those that are no D-Bus behind their fixed header; the wanted one among them is found."""
+    noise = b"l\4\1\1\4\0\0\0\1\0\0\0\5\0\0\0" + b"x" * 12
+
+    def loud(_: FakeManager, peer: socket.socket, call: Call) -> None:
+        peer.sendall(noise * 3000 + reply(call, "o", JOB) + noise + job_removed("done") + noise)
+
+    there = FakeManager(tmp_path / "private", loud)
+    connection = Connection(str(tmp_path / "private"), is_bus=False, signals_with=b"JobRemoved")
+    Manager(connection).start_unit("build.slice")
+    connection.close()
+    there.end()
+
+
 def test_no_answer_in_time(fake: Callable[..., tuple[FakeManager, Manager]]) -> None:
     """A manager that hangs."""
     _, manager = fake(lambda *_: None, seconds=0.2)

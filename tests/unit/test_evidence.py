@@ -55,7 +55,7 @@ def test_what_reclaim_cant_take(stat: MemoryStat, held: int) -> None:
 def test_the_first_look_knows_no_rates() -> None:
     """Old events and old stalls are no news."""
     reading = replace(FIRST, events=replace(NO_EVENTS, high=90, oom_kill=3), local_events=replace(NO_EVENTS, high=90))
-    assert situation_between(None, reading, 0) == Situation(10.0, 0.0, usage_bytes=1000, unreclaimable_bytes=600)
+    assert situation_between(None, reading, 0) == Situation(10.0, 0.0, usage_bytes=1000, unreclaimable_bytes=600, swappable_bytes=600)
 
 
 def test_what_happened_in_between() -> None:
@@ -75,6 +75,7 @@ def test_what_happened_in_between() -> None:
         elapsed_seconds=2.0,
         usage_bytes=1100,
         unreclaimable_bytes=800,
+        swappable_bytes=800,
         swap_bytes=70,
         swap_room_bytes=33,
         high_events=4,
@@ -130,6 +131,21 @@ def test_swap_makes_it_less_stuck(room: int, stuck: int) -> None:
     assert situation_between(None, FIRST, room).stuck_bytes == stuck
 
 
+@pytest.mark.parametrize(
+    ("stat", "stuck"),
+    [
+        (MemoryStat(anon=600, shmem=100), 0),
+        # Of the kernel's own, of sockets, and of what is locked, swap takes nothing.
+        (MemoryStat(anon=600, kernel=300), 300),
+        (MemoryStat(anon=600, sock=50), 50),
+        (MemoryStat(anon=600, unevictable=200), 200),
+        (MemoryStat(anon=100, unevictable=900), 100),
+    ],
+)
+def test_what_swap_cant_take(stat: MemoryStat, stuck: int) -> None:
+    assert situation_between(None, replace(FIRST, stat=stat), 1 << 40).stuck_bytes == stuck
+
+
 def test_a_process_tree_holds_all_that_is_counted() -> None:
     situation = situation_of_sample(sample(700, swap=40, at=3.0))
     assert situation == Situation(3.0, 0.0, usage_bytes=700, unreclaimable_bytes=700, swap_bytes=40)
@@ -143,6 +159,7 @@ stats = st.builds(
     anon=counts,
     shmem=counts,
     kernel=counts,
+    unevictable=counts,
     slab_reclaimable=counts,
     workingset_refault_anon=counts,
     workingset_refault_file=counts,

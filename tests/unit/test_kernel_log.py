@@ -38,7 +38,9 @@ def test_of_another_cgroup(asked: str) -> None:
     assert parse_oom_kill(line(), asked) is None
 
 
-@pytest.mark.parametrize("comm", [b"x,pid=1", b",pid=1,uid=0", b"a,task=b", b"task=,pid=", b"", b"a b", b"\xff\n\\x41", b"\\"])
+@pytest.mark.parametrize(
+    "comm", [b"x,pid=1", b",pid=1,uid=0", b"a,task=b", b"task=,pid=", b"", b"a b", b"\xff\n\\x41", b"\\"]
+)
 def test_a_comm_that_would_be_more(comm: bytes) -> None:
     """15 bytes that a process chose: they are its name, and nothing else."""
     victim = parse_oom_kill(line(comm), JOB)

@@ -62,7 +62,9 @@ def test_who_would_be_next(rule: VictimRule, next_ones: list[int]) -> None:
     assert [each.process.pid for each in runners_up(table(*FAMILY), SLICE, choice.victim, rule=rule)] == next_ones
 
 
-@given(process_lists(), st.sampled_from(VictimRule), st.randoms(use_true_random=False), st.frozensets(st.integers(1, 30)))
+@given(
+    process_lists(), st.sampled_from(VictimRule), st.randoms(use_true_random=False), st.frozensets(st.integers(1, 30))
+)
 def test_any_processes_in_any_order(
     processes: list[ProcessSample], rule: VictimRule, random: object, protected: frozenset[int]
 ) -> None:
@@ -174,6 +176,8 @@ def test_whose_end_is_the_end_of_the_session(comm: str) -> None:
     assert any(fnmatchcase(comm, pattern) for pattern in PROTECTED)
 
 
-@pytest.mark.parametrize("comm", ["firefox", "cc1plus", "make", "bash", "python3", "code", "systemd-run", "java", "sd-pam"])
+@pytest.mark.parametrize(
+    "comm", ["firefox", "cc1plus", "make", "bash", "python3", "code", "systemd-run", "java", "sd-pam"]
+)
 def test_whose_end_is_not(comm: str) -> None:
     assert not any(fnmatchcase(comm, pattern) for pattern in PROTECTED)

@@ -14,6 +14,9 @@ from tests.vm.host_role import HostRole
 from tests.vm.marking import MarkerError, Request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.vm.desktop_2010 import Desktop
     from tests.vm.systemd import Systemd
 
 HOST_TESTS = Path(__file__).parent / "host"
@@ -60,3 +63,12 @@ def systemd(vm_user: str) -> Systemd:
     from tests.vm.systemd import Systemd
 
     return Systemd(user=vm_user != "root")
+
+
+@pytest.fixture
+def desktop(systemd: Systemd) -> Iterator[Desktop]:
+    """The session of 2010 stands by; the test fails if any of it is harmed."""
+    from tests.vm.desktop_2010 import standing_by
+
+    with standing_by(systemd) as session:
+        yield session

@@ -139,6 +139,7 @@ class Service:
         return [each["victim"]["name"] for each in reports]
 
     def configure(self, text: str) -> None:
+        """For a daemon of the user who runs the test."""
         self.config.parent.mkdir(parents=True, exist_ok=True)
         self.config.write_text(text)
 
@@ -154,7 +155,8 @@ def prepared(config: str = "", *, uid: int | None = None) -> Iterator[Service]:
     uid = os.getuid() if uid is None else uid
     home = Path("/etc") if uid == 0 else Path(pwd.getpwuid(uid).pw_dir) / ".config"
     service = Service(uid, UNIT, home / "slicemgr/slicemgr.toml.d/50-test.toml")
-    service.configure(config)
+    if config:
+        service.configure(config)
     try:
         yield service
     finally:
@@ -162,7 +164,7 @@ def prepared(config: str = "", *, uid: int | None = None) -> Iterator[Service]:
             service.systemctl("stop", service.unit)
         with contextlib.suppress(subprocess.CalledProcessError):
             service.systemctl("reset-failed", service.unit)
-        service.config.unlink()
+        service.config.unlink(missing_ok=True)
         units = _AS_MADE if uid else {"build.slice": _AS_MADE["build.slice"]}
         for unit, properties in units.items():
             service.systemctl("set-property", "--runtime", unit, *properties.split())
@@ -273,7 +275,7 @@ def cgroup_path(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def testers_session() -> Iterator[None]:
+def session_of_tester() -> Iterator[None]:
     """The session in tester's real slices, for a test of root's."""
     here = [f"--working-directory={os.getcwd()}", "--setenv=LC_ALL=C.UTF-8"]
     member = [sys.executable, "-B", "-m", "tests.vm.living"]
@@ -295,7 +297,7 @@ def testers_session() -> Iterator[None]:
 
 
 def main() -> None:
-    """The other half of `testers_session`: until stdin ends."""
+    """The other half of `session_of_tester`: until stdin ends."""
     with standing_by(Systemd(user=True)):
         print("ready", flush=True)
         sys.stdin.read()

@@ -45,7 +45,8 @@ BOTH = pytest.mark.parametrize("guard", ["run", "daemon"], indirect=True)
 DAEMON = pytest.mark.parametrize("guard", ["daemon"], indirect=True)
 
 KILLED = -signal.SIGKILL
-CHURN_SECONDS = 15
+CHURN_SECONDS = {"daemon": 15, "run": 6}
+"""The daemon has done it for long enough to have made all its mistakes; the engine is the same."""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_a_leak_stands_still_for_less_than_a_second(
     assert kill["limit_bytes"] == (60 if len(limits) == 2 else 48) * MIB
     assert 0 < kill["stalled_seconds"] < 1
     assert told.report["watched_by"] == guard.name
-    assert told.report["high_episodes"] >= (len(limits) == 4)
+    assert told.report["high_episodes"] == (len(limits) == 4)
     assert "killed 'leak'" in told.stderr
     if isinstance(guard, DaemonService):
         until(lambda: guard.reports("kill"), "the kill in the history")
@@ -121,10 +122,10 @@ def test_a_leak_stands_still_for_less_than_a_second(
 
 
 @BOTH
-@pytest.mark.parametrize(("jobs", "size", "limit"), [(6, "60M", "200M"), (20, "20M", "250M")], ids=["j6", "j20"])
+@pytest.mark.parametrize(("jobs", "size", "limit"), [(6, "60M", "200M"), (20, "20M", "170M")], ids=["j6", "j20"])
 def test_a_build_loses_steps(tmp_path: Path, jobs: int, size: str, limit: str) -> None:
     """The case of 2010: make lives, and says so."""
-    recipe = leak(size, "30M", comm="meinproc", hold=1)
+    recipe = leak(size, "30M", comm="meinproc", hold=2)
     steps = "\n".join(f"s{at}:\n\t@{recipe}\n" for at in range(jobs))
     (tmp_path / "Makefile").write_text(f"all: {' '.join(f's{at}' for at in range(jobs))}\n{steps}")
     told = run_job(tmp_path, "--max", limit, "--", "make", "-k", f"-j{jobs}", "-C", str(tmp_path))
@@ -156,12 +157,12 @@ def test_of_many_small_hogs_only_hogs_go(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_page_cache_is_no_shortage(tmp_path: Path) -> None:
+def test_page_cache_is_no_shortage(guard: RunItself | DaemonService, tmp_path: Path) -> None:
     """Read and written far beyond memory.high all the time: reclaim takes it, and nobody has to go."""
     if not DATA.exists():
         prepare(DATA, 120 * MIB)
         DATA.chmod(0o666)
-    work = f"{sys.executable} -m tests.vm.workload --seconds {CHURN_SECONDS}"
+    work = f"{sys.executable} -m tests.vm.workload --seconds {CHURN_SECONDS[guard.name]}"
     script = f"{work} --read 120M {DATA} --anon 15M & {work} --write 100M {OUT}; wait $!; echo $?"
     told = run_job(tmp_path, "--max", "64M", *shell(script))
     OUT.unlink()
@@ -188,15 +189,17 @@ def test_swap_is_used_and_then_full(kind: str, tmp_path: Path) -> None:
 
 
 @BOTH
+@pytest.mark.xfail(reason="the guard goes on killing where no kill can help", strict=True)
 def test_a_file_in_memory_is_nobodys(tmp_path: Path) -> None:
-    """tmpfs is charged to the job, and no kill frees it."""
-    file = "/dev/shm/slicemgr-scenario"
+    """tmpfs is charged to the job, and no kill frees it: the writer may go, but not who comes to clean up."""
+    file = Path("/dev/shm/slicemgr-scenario")
     big = f"{sys.executable} -c 'bytearray(20 << 20)'"
-    script = f"dd if=/dev/zero of={file} bs=64k count=2400 2>/dev/null; echo $?; {big}; echo $?; {big}; echo $?; rm -f {file}; {big}; echo $?"
+    script = f"dd if=/dev/zero of={file} bs=64k count=2400 2>/dev/null; true; rm -f {file}; echo $?; {big}; echo $?"
     told = run_job(tmp_path, "--max", "64M", *shell(script))
-    Path(file).unlink(missing_ok=True)
-    print(told.stdout, json.dumps(told.kills, indent=1))
+    file.unlink(missing_ok=True)
     assert told.status == 0
+    assert set(told.victims) <= {"dd"}
+    assert told.stdout == "0\n0\n"
 
 
 # Cgroups within cgroups.
@@ -256,15 +259,15 @@ def test_the_slices_own_limit(guard: DaemonService, tmp_path: Path) -> None:
 @BOTH
 def test_jobs_and_cgroups_come_and_go(tmp_path: Path) -> None:
     """Short jobs, jobs that are ended by others while they are judged, cgroups that are removed: no error, no kill else."""
-    churn = f"{DIVIDE.partition('echo +')[0]} for i in $(seq 60); do mkdir x$i; (echo 0 > x$i/cgroup.procs; :); rmdir x$i; done"
+    churn = f"{DIVIDE.partition('echo +')[0]} for i in $(seq 15); do mkdir x$i; (echo 0 > x$i/cgroup.procs; :); rmdir x$i; done"
     jobs = [Job(tmp_path, "--max", "100M", *shell(churn))]
     jobs += [
         Job(tmp_path, "--max", "40M", "--", "timeout", "-s", "KILL", each, *leak().split()) for each in ("0.8", "1.1")
     ]
-    jobs += [Job(tmp_path, "--max", "40M", "--", "true") for _ in range(8)]
+    jobs += [Job(tmp_path, "--max", "40M", "--", "true") for _ in range(4)]
     told = [job.end() for job in jobs]
     assert told[0].status == 0, told[0].stderr
-    assert [each.status for each in told[3:]] == [0] * 8
+    assert [each.status for each in told[3:]] == [0] * 4
     assert {victim for each in told for victim in each.victims} <= {"leak"}
     assert [each.victims for each in told if each.victims and each not in told[1:3]] == []
 
