@@ -21,7 +21,10 @@ from slicemgr.service.report import (
     NoVictimReport,
 )
 
+OUT_OF_REACH_HINT: Final = "try to remove what it wrote to /dev/shm or /tmp, or give it a higher limit"
+
 _NOT_ENDED: Final = {
+    KillOutcome.ASKED: "it was asked to end, and then no longer in the way",
     KillOutcome.STILL_THERE: "it was still there after its time-out",
     KillOutcome.NOT_PERMITTED: "that was not permitted",
     KillOutcome.REFUSED: "it protected itself just before",
@@ -81,6 +84,9 @@ def _story(record: Record) -> str:
             return _kill(report, record)
         case KernelKillReport():
             return f"the kernel was first{_whose(record)}: its OOM killer ended {_kernel_victims(report)}"
+        case NoVictimReport(out_of_reach=True):
+            why = f"{_why(report.shortage)}, in files that no process's end frees"
+            return f"killed nobody more{_whose(record)}: {why}; {OUT_OF_REACH_HINT}"
         case NoVictimReport():
             spared = "; ".join(f"{who(process)} is {why.value}" for process, why in report.spared[:3])
             none = "nothing in it could be killed" + (f": {spared}" if spared else "")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from slicemgr import __version__
 from slicemgr.cli.printable import encodable, printable, printable_command
+from slicemgr.cli.report_lines import OUT_OF_REACH_HINT
 from slicemgr.cli.run_report import above, signal_name
 from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.decision import Evidence, Resource, Shortage
@@ -54,6 +55,9 @@ def line(report: Report, run: RunReport) -> str:
                 "the kernel slows it down" if run.cgroup else "without a cgroup it can't be slowed down, only watched"
             )
             return f"{_holder(report.cgroup, run)} holds {high}; {slowed}"
+        case NoVictimReport(out_of_reach=True):
+            why = _why(report.shortage, report.cgroup, run, "holds")
+            return f"{why}, in files that no process's end frees; {OUT_OF_REACH_HINT}"
         case NoVictimReport():
             spared = "; ".join(f"{_who(process)} is {why.value}" for process, why in report.spared[:3])
             return f"{_why(report.shortage, report.cgroup, run, 'holds')}, and nothing in it can be killed" + (

@@ -148,7 +148,8 @@ class CgroupGuard:
                 failure = error
                 continue
             if self._episodes[path].is_calm:
-                if managed := self._managed(path):
+                managed = self._managed(path)
+                if managed is not None and self._episodes[path].has_room:
                     self._guard_of(managed).all_is_well(self._episodes[path])
                 self._forget(path)
         if failure is not None:

@@ -33,6 +33,8 @@ class Episode:
         """`before`: its counters when all was calm. `job_root`: the slice, whose children are the jobs; or the job."""
         self.state = ReactionState()
         self.limits = MemoryLimits()
+        self.has_room = True
+        """What is stuck is below its limits; one that is calm without that has only nobody who asks for more."""
         self._directory = directory
         self._before = before
         self._job_root = job_root
@@ -73,6 +75,8 @@ class Episode:
         self._last = reading
         self._is_compared = before is not None
         situation = situation_between(before, reading, self._swap_room(reading))
+        lines = [limit for limit in (self.limits.high, self.limits.max) if limit is not None]
+        self.has_room = situation.stuck_bytes < min(lines, default=situation.stuck_bytes + 1)
         self.state, decision = react(self.state, situation, self.limits, throttles=True, page_bytes=PAGE_BYTES)
         return decision
 

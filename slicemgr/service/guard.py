@@ -20,10 +20,10 @@ from typing import Final, Protocol
 from slicemgr.kernel.errors import KernelError, NotPermittedError, ProcessGoneError
 from slicemgr.kernel.kill import ProvenProcess, RefusedError, release_memory
 from slicemgr.kernel.procfs import PAGE_BYTES
-from slicemgr.model.decision import Resource, Shortage
+from slicemgr.model.decision import Evidence, Resource, Shortage
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
 from slicemgr.model.slice import VictimRule
-from slicemgr.policy.badness import BadnessScale, held_pages
+from slicemgr.policy.badness import BadnessScale, held_pages, why_unkillable
 from slicemgr.policy.victim import Choice, NoVictim, choose, runners_up
 from slicemgr.service.exits import readable_within
 from slicemgr.service.naming import CommandLines
@@ -130,6 +130,7 @@ class Guard:
         self._futile: dict[ProcessIdentity, list[float]] = {}
         self._survivors: set[ProcessIdentity] = set()
         self._without_victim: set[str] = set()
+        self._out_of_reach: set[str] = set()
         self._acting = asyncio.Lock()
         self._releasing = Worker("release")
 
@@ -146,6 +147,7 @@ class Guard:
     def all_is_well(self, offender: Offender) -> None:
         """The group is short of nothing: if it is again and nobody can be taken, that is news again."""
         self._without_victim.discard(offender.cgroup)
+        self._out_of_reach.discard(offender.cgroup)
 
     async def end_shortage(
         self, shortage: Shortage, offender: Offender, scale_of: Callable[[ProcessTable], BadnessScale]
@@ -166,6 +168,11 @@ class Guard:
             return Ended.NO_VICTIM
         if not offender.still_short(shortage):
             return Ended.RECOVERED
+        if _is_out_of_reach(table, scale, shortage):
+            if offender.cgroup in self._out_of_reach:
+                self._tell_no_victim(NoVictimReport(decided, shortage, (), offender.cgroup, out_of_reach=True))
+                return Ended.NO_VICTIM
+            self._out_of_reach.add(offender.cgroup)
         victim = choice.victim.process
         kill = await self._kill(victim.identity, shortage, offender, table, scale)
         if kill is None:
@@ -289,6 +296,18 @@ class Guard:
         if report.cgroup not in self._without_victim:
             self._without_victim.add(report.cgroup)
             self._report(report)
+
+
+def _is_out_of_reach(table: ProcessTable, scale: BadnessScale, shortage: Shortage) -> bool:
+    """Not even the end of all would be enough: what is stuck is in files of a tmpfs, which belong to no process.
+
+    Who writes such a file goes, because it stands still for ever; after that, to kill would be to take everybody who
+    comes, the `rm` of that very file among them (seen: five in five seconds).
+    """
+    if shortage.evidence not in {Evidence.UNRECLAIMABLE, Evidence.SWAP_FULL}:
+        return False
+    reach = sum(_held_bytes(process) for process in table if why_unkillable(process, scale) is None)
+    return reach < shortage.usage_bytes - shortage.limit_bytes
 
 
 def _held_bytes(process: ProcessSample) -> int:

@@ -91,6 +91,8 @@ class NoVictimReport:
     shortage: Shortage
     spared: tuple[tuple[ProcessSample, Unkillable], ...]
     cgroup: str = ""
+    out_of_reach: bool = False
+    """There are processes, but not even the end of all would be enough: what is held is in files of a tmpfs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import pytest
 from slicemgr.kernel.errors import KernelError, NotPermittedError, ProcessGoneError
 from slicemgr.kernel.kill import RefusedError
 from slicemgr.model.cgroup import CgroupSample, Measure, MemoryLimits
+from slicemgr.model.decision import Evidence, Resource, Shortage
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
 from slicemgr.policy.badness import BadnessScale, Unkillable
 from slicemgr.service import guard as guard_module
@@ -398,3 +399,54 @@ def _exits_if(exits: Callable[[], bool]) -> Callable[[int, float], object]:
         return exits()
 
     return readable_within
+
+
+@dataclass
+class Hoard:
+    """A cgroup whose memory belongs to no process: files in a tmpfs."""
+
+    processes: list[ProcessSample]
+    usage_bytes_now: int = 64_000_000
+    cgroup: str = "/build.slice/job.scope"
+
+    def snapshot(self) -> ProcessTable:
+        return ProcessTable(self.processes)
+
+    def still_short(self, shortage: Shortage) -> bool:
+        return True
+
+    async def usage_bytes(self, resource: Resource) -> int:
+        return self.usage_bytes_now
+
+    def kill_whole_job(self, victim: ProcessIdentity, table: ProcessTable, spared: frozenset[int]) -> bool:
+        return False
+
+
+@pytest.mark.asyncio
+async def test_nobody_dies_in_vain_for_files_in_memory() -> None:
+    """The one who stands still writing them goes; then it is told, once, and nobody who comes is taken."""
+    machine = Machine([], [process(10, 50), process(11, 70)])
+    guard = guard_module.Guard(
+        guard_module.KillRules(),
+        report=machine.told.append,
+        command_lines=CommandLines(lambda: ()),
+        prove=machine.prove,
+        clock=lambda: 7.0,
+    )
+    hoard = Hoard(machine.processes)
+    shortage = Shortage(Resource.HIGH, 64_000_000, 60_000_000, Evidence.UNRECLAIMABLE)
+
+    async def end() -> guard_module.Ended:
+        return await guard.end_shortage(shortage, hoard, lambda table: BadnessScale(total_pages=100_000))
+
+    assert await end() is guard_module.Ended.EXITED
+    hoard.processes = [process(10, 50), process(12, 10)]
+    assert await end() is guard_module.Ended.NO_VICTIM
+    assert await end() is guard_module.Ended.NO_VICTIM
+    assert kills(machine) == [(11, KillOutcome.EXITED)]
+    assert [each.out_of_reach for each in machine.told if isinstance(each, NoVictimReport)] == [True]
+    hoard.processes = [process(10, 50), process(13, 2_000)]
+    assert await end() is guard_module.Ended.EXITED  # Whose end would be enough is taken as ever.
+    guard.all_is_well(hoard)
+    hoard.processes = [process(10, 50)]
+    assert await end() is guard_module.Ended.EXITED  # A new episode.
