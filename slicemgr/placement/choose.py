@@ -64,8 +64,11 @@ class Choice:
         memory_high: int | None = None,
         memory_max: int | None = None,
         memory_swap_max: int | None = None,
+        beside: Sequence[int] = (),
     ) -> JobHandle:
         """Place a held process, here or in the next backend that takes it. Limits in bytes; None is no limit.
+
+        `beside` are pids of our own that keep the job's scope in being; only a service manager takes it away.
 
         Blocks for the manager's answer. Raises NoBackendError when nobody takes it.
         """
@@ -82,6 +85,7 @@ class Choice:
                         memory_high=memory_high,
                         memory_max=memory_max,
                         memory_swap_max=memory_swap_max,
+                        beside=beside,
                         is_user=self._uid != 0,
                     )
                 elif backend == "cgroup":

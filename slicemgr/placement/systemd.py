@@ -69,16 +69,18 @@ def open_job(
     memory_high: int | None = None,
     memory_max: int | None = None,
     memory_swap_max: int | None = None,
+    beside: Sequence[int] = (),
     is_user: bool,
 ) -> JobHandle:
-    """Put a held process into a scope of its own. Limits in bytes; None is no limit of the job's own.
+    """Put a held process, and those that go `beside` it, into a scope of its own.
 
-    Raises BusError, JobFailedError, PlacementError or OSError: the process is where it was, or gone.
+    Limits in bytes; None is no limit of the job's own. Raises BusError, JobFailedError, PlacementError or OSError: the
+    process is where it was, or gone.
     """
     properties: dict[str, Any] = {
         "Description": description(command) or name,
         "Slice": slice_name,
-        "PIDs": [pid],
+        "PIDs": [pid, *beside],
         "Delegate": True,
         "CollectMode": "inactive-or-failed",
         "OOMPolicy": "continue",

@@ -31,6 +31,7 @@ class Unkillable(enum.Enum):
     SHARES_MEMORY = "living in its parent's address space until it execs"
     SURVIVED = "one that could not be ended before"
     PROTECTED = "protected by the configuration of its slice"
+    KEEPER = "slicemgr's own, which keeps the job's cgroup in being"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class BadnessScale:
     """Who could not be killed, or did not end by it in time."""
     protected: frozenset[int] = frozenset()
     """Pids that the configuration spares (`protect` of the slice)."""
+    keepers: frozenset[int] = frozenset()
+    """Pids of ours in the jobs: nobody judges them, but they go where the whole job goes."""
 
 
 def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | None:
@@ -61,6 +64,7 @@ def why_unkillable(process: ProcessSample, scale: BadnessScale) -> Unkillable | 
         (process.shares_memory_with_parent, Unkillable.SHARES_MEMORY),
         (process.identity in scale.survivors, Unkillable.SURVIVED),
         (process.pid in scale.protected, Unkillable.PROTECTED),
+        (process.pid in scale.keepers, Unkillable.KEEPER),
     )
     return next((reason for holds, reason in reasons if holds), None)
 

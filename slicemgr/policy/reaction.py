@@ -32,6 +32,7 @@ from slicemgr.model.decision import (
     Warn,
 )
 from slicemgr.policy.evidence import Situation
+from slicemgr.policy.shortage import NEAR_PERCENT, passed
 
 HIGH_SETTLED_PERCENT: Final = 90
 """An episode above memory.high is over once usage is a tenth below it: a build that swings around the limit
@@ -65,9 +66,6 @@ THRASH_STUCK_SHARE: Final = 1 / 2
 """A group that reclaims its own working set: for five seconds all its tasks waited for six tenths of the time, a
 sixteenth of its limit came back each second after it had been taken, and at least half of the limit is held by what
 reclaim can't take. The last row is what saves a group that only reads files: its page cache may come and go."""
-
-NEAR_PERCENT: Final = 97
-"""Of the limit, for who is near it: page cache that was just taken leaves a gap of its own."""
 
 SETTLE_SECONDS: Final = 2.0
 QUIET_SOME_SHARE: Final = 0.1
@@ -165,25 +163,6 @@ def next_look_seconds(state: ReactionState) -> float | None:
         Phase.KILL: HOT_SECONDS,
         Phase.COOLING: HOT_SECONDS,
     }[state.phase]
-
-
-def passed(situation: Situation, limits: MemoryLimits) -> Shortage | None:
-    """The hard limit that is passed, memory before swap; being at a limit is not being above it."""
-    if limits.max is not None and situation.usage_bytes > limits.max:
-        return Shortage(Resource.MEMORY, situation.usage_bytes, limits.max)
-    if limits.swap_max is not None and situation.swap_bytes > limits.swap_max:
-        return Shortage(Resource.SWAP, situation.swap_bytes, limits.swap_max)
-    return None
-
-
-def still_short(shortage: Shortage, situation: Situation) -> bool:
-    """The look before the shot: whether a shortage that was found is there yet."""
-    if shortage.evidence in {Evidence.UNRECLAIMABLE, Evidence.SWAP_FULL}:
-        return situation.stuck_bytes >= shortage.limit_bytes
-    if shortage.evidence is Evidence.THRASHING:
-        return situation.usage_bytes * 100 >= shortage.limit_bytes * NEAR_PERCENT
-    usage = situation.swap_bytes if shortage.resource is Resource.SWAP else situation.usage_bytes
-    return usage > shortage.limit_bytes
 
 
 def _warning(state: ReactionState, situation: Situation, limits: MemoryLimits) -> tuple[ReactionState, Warn | None]:

@@ -62,8 +62,9 @@ class CgroupGuard:
         """`managed` names the slice that a cgroup belongs to, or None: then nothing in it is touched.
 
         `guard_of` is the kill path of a slice: one for each, so one victim at a time. `learn` is told the time when
-        command lines may be wanted soon, `kernel_log` tells whom the kernel's OOM killer took in a cgroup. The
-        guard owns `root` from here on. Raises KernelError.
+        command lines may be wanted soon, `kernel_log` tells whom the kernel's OOM killer took in a cgroup. `is_new`:
+        nobody has watched `root` before, and nothing in it has been told. The guard owns it from here on. Raises
+        KernelError.
         """
         self.looks = 0
         self._root = root

@@ -13,7 +13,8 @@ from slicemgr.model.cgroup import CgroupReading, MemoryLimits
 from slicemgr.model.decision import Decision, Resource, Shortage
 from slicemgr.model.process import OOM_SCORE_ADJ_MIN, ProcessIdentity, ProcessTable
 from slicemgr.policy.evidence import Situation, situation_between
-from slicemgr.policy.reaction import WARM_SECONDS, Phase, ReactionState, next_look_seconds, react, still_short
+from slicemgr.policy.reaction import WARM_SECONDS, Phase, ReactionState, next_look_seconds, react
+from slicemgr.policy.shortage import still_short
 from slicemgr.service.counters import Moved
 
 

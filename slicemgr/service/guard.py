@@ -19,13 +19,13 @@ from typing import Final, Protocol
 
 from slicemgr.kernel.errors import KernelError, NotPermittedError, ProcessGoneError
 from slicemgr.kernel.kill import ProvenProcess, RefusedError, release_memory
-from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.decision import Evidence, Resource, Shortage
-from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
+from slicemgr.model.process import ProcessIdentity, ProcessTable
 from slicemgr.model.slice import VictimRule
-from slicemgr.policy.badness import BadnessScale, held_pages, why_unkillable
-from slicemgr.policy.victim import Choice, NoVictim, choose, runners_up
+from slicemgr.policy.badness import BadnessScale, why_unkillable
+from slicemgr.policy.victim import NoVictim, choose, runners_up
 from slicemgr.service.exits import readable_within
+from slicemgr.service.futility import Futility, held_bytes
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import KillOutcome, KillReport, NoVictimReport, Report
 from slicemgr.service.worker import Worker
@@ -34,13 +34,8 @@ EXIT_TIMEOUT_SECONDS: Final = 5.0
 """A process in an uninterruptible sleep (a dead NFS server) does not end by SIGKILL. 400 MB took 170 ms to be
 freed under emulation, so who is still there after this is not busy exiting: the next candidate has its turn."""
 
-FUTILE_SACRIFICES: Final = 3
-FUTILE_WINDOW_SECONDS: Final = 10.0
-FUTILE_SHARE: Final = 1 / 4
-"""Three children in ten seconds whose end freed less than a quarter of what their parent holds: then it is the parent
-that leaks, and it goes itself. The rule prefers children; without this bound a leaking test runner took 59 of its small
-workers with it before its own turn came. Only a parent that holds at least half of what its child did can be the
-leaker: while the others grow, the end of a compiler seems to free nothing, and make is not to blame for that."""
+DRY_RUN_SECONDS: Final = 10.0
+"""For which a dry run does not name the same victim again."""
 
 FLEETING: Final = (OSError, RuntimeError, KernelError)
 """A look can fail for a moment: no thread, no descriptor, no memory to be had, as a fork bomb makes it."""
@@ -127,7 +122,7 @@ class Guard:
         self._command_lines = command_lines
         self._prove = prove
         self._clock = clock
-        self._futile: dict[ProcessIdentity, list[float]] = {}
+        self._futility = Futility()
         self._survivors: set[ProcessIdentity] = set()
         self._without_victim: set[str] = set()
         self._out_of_reach: set[str] = set()
@@ -162,7 +157,7 @@ class Guard:
         decided = self._clock()
         table = offender.snapshot()
         scale = dataclasses.replace(scale_of(table), survivors=frozenset(self._survivors))
-        choice = choose(table, scale, self._exhausted(decided), self._rules.rule)
+        choice = choose(table, scale, self._futility.exhausted(decided), self._rules.rule)
         if isinstance(choice, NoVictim):
             self._tell_no_victim(NoVictimReport(decided, shortage, choice.spared, offender.cgroup))
             return Ended.NO_VICTIM
@@ -188,22 +183,22 @@ class Guard:
         if outcome not in ENDED:
             self._survivors.add(victim.identity)
         if outcome is KillOutcome.EXITED:  # Who did not end freed nothing by that, and its parent is not to blame.
-            self._note_futility(table, choice, decided, freed_bytes=shortage.freed_bytes(used_after))
+            self._futility.note(table, victim, decided, freed_bytes=shortage.freed_bytes(used_after))
         next_ones = runners_up(table, scale, choice.victim, rule=self._rules.rule)
         self._report(
             KillReport(
                 at_seconds=decided,
                 victim=victim,
                 command_line=self._command_lines.of(victim),
-                held_bytes=_held_bytes(victim),
+                held_bytes=held_bytes(victim),
                 points=choice.victim.points,
                 for_parent=None if choice.for_parent is None else choice.for_parent.process,
                 shortage=shortage,
-                runners_up=tuple((each.process, _held_bytes(each.process)) for each in next_ones),
+                runners_up=tuple((each.process, held_bytes(each.process)) for each in next_ones),
                 outcome=outcome,
                 seconds_to_exit=seconds_to_exit,
                 usage_after_bytes=used_after,
-                was_alone=len(table) == 1,
+                was_alone=all(each.pid in {victim.pid, *scale.keepers} for each in table),
                 cgroup=offender.cgroup,
                 victim_cgroup=victim_cgroup,
                 rule=self._rules.rule,
@@ -266,28 +261,12 @@ class Guard:
         except RuntimeError:
             os.close(copy)
 
-    def _exhausted(self, now: float) -> frozenset[ProcessIdentity]:
-        """Parents that have had their sacrifices."""
-        recent = {
-            parent: [at for at in times if now - at < FUTILE_WINDOW_SECONDS] for parent, times in self._futile.items()
-        }
-        self._futile = {parent: times for parent, times in recent.items() if times}
-        return frozenset(parent for parent, times in self._futile.items() if len(times) >= FUTILE_SACRIFICES)
-
-    def _note_futility(self, table: ProcessTable, choice: Choice, now: float, freed_bytes: int) -> None:
-        """What was freed is counted, not what the child held: most of a forked child's memory is its parent's."""
-        victim, parent = choice.victim.process, table.get(choice.victim.process.ppid)
-        if parent is None or 2 * _held_bytes(parent) < _held_bytes(victim):
-            return
-        if freed_bytes < _held_bytes(parent) * FUTILE_SHARE:
-            self._futile.setdefault(parent.identity, []).append(now)
-
     def _is_news(self, identity: ProcessIdentity, now: float) -> bool:
-        """A dry run names the same victim again and again: once in ten seconds is enough."""
+        """A dry run would name the same victim again and again."""
         told = self._dry_told.get(identity)
-        if told is not None and now - told < FUTILE_WINDOW_SECONDS:
+        if told is not None and now - told < DRY_RUN_SECONDS:
             return False
-        self._dry_told = {each: at for each, at in self._dry_told.items() if now - at < FUTILE_WINDOW_SECONDS}
+        self._dry_told = {each: at for each, at in self._dry_told.items() if now - at < DRY_RUN_SECONDS}
         self._dry_told[identity] = now
         return True
 
@@ -306,9 +285,5 @@ def _is_out_of_reach(table: ProcessTable, scale: BadnessScale, shortage: Shortag
     """
     if shortage.evidence not in {Evidence.UNRECLAIMABLE, Evidence.SWAP_FULL}:
         return False
-    reach = sum(_held_bytes(process) for process in table if why_unkillable(process, scale) is None)
+    reach = sum(held_bytes(process) for process in table if why_unkillable(process, scale) is None)
     return reach < shortage.usage_bytes - shortage.limit_bytes
-
-
-def _held_bytes(process: ProcessSample) -> int:
-    return held_pages(process) * PAGE_BYTES

@@ -85,6 +85,8 @@ class Guards:
             if (each := self.managed_of(path)) is not None and each.rules == guard.rules
         }
         roots = set(self._slices) if self._is_user else {*self._slices, USERS}
+        # A guard goes down to the last cgroup: a slice within another one would have two, and all be told twice.
+        roots = {root for root in roots if not any(root.startswith(outer + "/") for outer in roots)}
         for root in self._tasks.keys() - roots - {_MACHINE}:
             self._tasks.pop(root).cancel()
         for root in sorted(roots - self._tasks.keys()):

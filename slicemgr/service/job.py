@@ -8,7 +8,6 @@ tree is held by nobody, so its guard is there before the command is let go.
 
 from __future__ import annotations
 
-import _thread
 import os
 import time
 
@@ -19,7 +18,9 @@ from slicemgr.placement.backend import CGROUPS
 from slicemgr.policy.limits import high_below
 from slicemgr.service.command import Command
 from slicemgr.service.daemon_link import DaemonLink
+from slicemgr.service.guardian import Guardian
 from slicemgr.service.job_report import JobReport
+from slicemgr.service.telling import Telling
 from slicemgr.service.waiting import Waiting
 
 TYPE_CHECKING = False
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from slicemgr.placement.backend import JobHandle
     from slicemgr.placement.choose import Choice
     from slicemgr.policy.limits import InBytes
-    from slicemgr.service.delivery import Delivery
     from slicemgr.service.guard_thread import GuardThread, Watcher
     from slicemgr.service.report import Report
     from slicemgr.service.tree_guard import TreeGuard
@@ -78,7 +78,8 @@ class Job:
         self._daemon_sockets = list(daemon_sockets)
         self._let_go_seconds = 0.0
         self._waiting = Waiting()
-        self._telling = _Telling(tell)
+        self._telling = Telling(tell)
+        self._keeper: Guardian | None = None
         self._guard: GuardThread | None = None
         self._tree_guard: TreeGuard | None = None
         self._link: DaemonLink | None = None
@@ -93,8 +94,10 @@ class Job:
         """
         self._command = Command(self._spec.command, self._search_path, self._waiting, self._report)
         try:
+            self._keeper = None if choice.backend == "embedded" else _keeper()
             self._handle = self._place(choice)
         except BaseException:
+            self._let_keeper_go()
             self._command.give_up()
             raise
         try:
@@ -103,6 +106,7 @@ class Job:
             return self._run_in_cgroup() if source is None else self._run_in_tree(source)
         finally:
             self._telling.finish()
+            self._let_keeper_go()
             self._handle.release()
 
     def _place(self, choice: Choice) -> JobHandle:
@@ -117,7 +121,10 @@ class Job:
             memory_high=high,
             memory_max=limit,
             memory_swap_max=swap,
+            beside=() if self._keeper is None else (self._keeper.pid,),
         )
+        if self._keeper is not None and handle.cgroup is not None:
+            self._keeper.watch([handle.cgroup])
         if handle.source is None:
             if not handle.limits_in_force:
                 handle.release()
@@ -146,7 +153,7 @@ class Job:
             # When the command is on its way, and not before: to it we are only a delay.
             self._waiting.call_later(0.0, self._find_guard)
             job = self._run_command()
-            # At once: the cgroup goes with its last process.
+            # Without a keeper at once: the cgroup goes with its last process.
             job.peak_bytes = figures.peak_bytes() or 0
             oom_kills = figures.oom_kills()
             # A kill takes its time to be decided and done: of a short job at no limit there is nothing more to hear.
@@ -156,7 +163,7 @@ class Job:
                 job.watched_by = "daemon" if self._link.has_watched else None
                 self._link.finish(linger=has_news)
             self._tell_untold(oom_kills)
-            return self._completed(job, lambda: _members_of(cgroup, figures))
+            return self._completed(job, lambda: self._members_of(cgroup, figures))
         finally:
             figures.close()
 
@@ -180,6 +187,19 @@ class Job:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._let_go_seconds
+
+    def _members_of(self, cgroup: str, figures: JobFigures) -> Iterable[int]:
+        if not figures.is_populated():
+            return ()
+        from slicemgr.service.leftover import members_of
+
+        return members_of(cgroup) - {0 if self._keeper is None else self._keeper.pid}
+
+    def _let_keeper_go(self) -> None:
+        """It lifts memory.high of what the command has left behind, which nobody guards any more, and ends."""
+        if self._keeper is not None:
+            self._keeper.lift()
+            self._keeper = None
 
     # Who guards a job that is in a cgroup.
 
@@ -240,41 +260,19 @@ class Job:
     def _tell_untold(self, oom_kills: int | None) -> None:
         """What the kernel has killed in a job that ended before its guard was there, or without one."""
         if oom_kills is not None and oom_kills > self._oom_kills_told:
+            from slicemgr.kernel.kernel_log import oom_victims
             from slicemgr.service.report import KernelKillReport
 
-            untold = oom_kills - self._oom_kills_told
-            self._report(KernelKillReport(time.monotonic(), self._handle.cgroup or "", untold, ()))
+            cgroup, untold = self._handle.cgroup or "", oom_kills - self._oom_kills_told
+            self._report(KernelKillReport(time.monotonic(), cgroup, untold, oom_victims(cgroup)[-untold:]))
 
 
-class _Telling:
-    """Hands reports to `tell` in a thread of its own (service/delivery.py), which starts with the first of them."""
-
-    def __init__(self, tell: Callable[[Report], None]) -> None:
-        self._tell = tell
-        self._lock = _thread.allocate_lock()
-        self._delivery: Delivery | None = None
-
-    def __call__(self, report: Report) -> None:
-        """From any thread."""
-        with self._lock:
-            if self._delivery is None:
-                from slicemgr.service.delivery import Delivery
-
-                self._delivery = Delivery(self._tell).__enter__()
-            self._delivery(report)
-
-    def finish(self) -> None:
-        """Wait until all is told."""
-        if self._delivery is not None:
-            self._delivery.__exit__(None, None, None)
-
-
-def _members_of(cgroup: str, figures: JobFigures) -> Iterable[int]:
-    if not figures.is_populated():
-        return ()
-    from slicemgr.service.leftover import members_of
-
-    return members_of(cgroup)
+def _keeper() -> Guardian | None:
+    """None where no process is to be had for it: then figures may be missing, and a SIGKILL leaves memory.high."""
+    try:
+        return Guardian(in_job=True)
+    except OSError:
+        return None
 
 
 def _go_before(pid: int) -> None:

@@ -4,14 +4,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Final
 
 from slicemgr.kernel.cgroupfs import cgroup_of
 from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.process import ProcessTable
 from slicemgr.model.slice import SliceKind
-from slicemgr.policy.badness import BadnessScale, inherited_oom_score_adj
+from slicemgr.policy.badness import BadnessScale, held_pages, inherited_oom_score_adj
 from slicemgr.service.guard import KillRules
+from slicemgr.service.guardian import NAME as KEEPER
+
+KEEPER_MOST_BYTES: Final = 16 << 20
+"""It is a fork of an interpreter that has 6 MiB of its own, and does nothing. Who takes its name to hide holds more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,9 @@ class ManagedSlice:
             inherited_oom_score_adj=inherited_oom_score_adj(table),
             ourselves=ourselves,
             protected=protected_pids(table, self.protect),
+            keepers=frozenset(
+                each.pid for each in table if each.name == KEEPER and held_pages(each) * PAGE_BYTES < KEEPER_MOST_BYTES
+            ),
         )
 
 

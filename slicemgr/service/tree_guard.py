@@ -16,8 +16,9 @@ from slicemgr.model.process import ProcessIdentity, ProcessTable
 from slicemgr.model.source import JobSource
 from slicemgr.policy.badness import BadnessScale
 from slicemgr.policy.evidence import situation_of_sample
-from slicemgr.policy.reaction import ReactionState, passed, react
+from slicemgr.policy.reaction import ReactionState, react
 from slicemgr.policy.sampling import Pace, next_look, tighter_measure
+from slicemgr.policy.shortage import passed
 from slicemgr.service.guard import FLEETING, Ended, Guard, Killable, KillRules
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import HighReport, Report

@@ -154,7 +154,7 @@ async def test_a_job_that_stalls_loses_one_compiler(bench: Bench) -> None:
 async def test_the_slice_s_own_limit(bench: Bench) -> None:
     """All jobs are in it: the biggest of them all goes."""
     bench.tree.groups[JOB].high = bench.tree.groups[JOB].max = None
-    bench.tree.groups[SLICE].high = 290 * MIB
+    bench.tree.groups[SLICE].high = 280 * MIB
     await bench.run(*bench.stalls(10, SLICE))
     assert bench.victims.kills == [(20, SLICE)]
     (kill,) = [each for each in bench.told if isinstance(each, KillReport)]
@@ -531,7 +531,7 @@ async def test_a_whole_job(bench: Bench, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("slicemgr.service.episode.cgroup_of", bench.victims.cgroup_of)
     monkeypatch.setattr("slicemgr.service.guard.EXIT_TIMEOUT_SECONDS", 0.0)  # Plain files kill nobody.
     bench.tree.groups[JOB].high = bench.tree.groups[JOB].max = None
-    bench.tree.groups[SLICE].high = 290 * MIB
+    bench.tree.groups[SLICE].high = 280 * MIB
     await bench.run(*bench.stalls(12, SLICE))
     written = {path: (tmp_path / path.lstrip("/") / "cgroup.kill").read_text() for path in (SLICE, JOB, OTHER)}
     assert written[OTHER] == "1"

@@ -146,7 +146,8 @@ def test_a_walk_that_breaks_off(
     counters.moved()
     for path in everything:
         grow(tree, path, high=1)
-    children, failed = CgroupDir.children, []
+    children = CgroupDir.children
+    failed: list[str] = []
 
     def fails_once(directory: CgroupDir) -> list[str]:
         if directory.path == failing and not failed:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slicemgr.config.schema import PROTECTED
+from slicemgr.model.cgroup import Pressure, Stall
 from slicemgr.model.decision import Evidence, Resource
 from slicemgr.model.machine import MachineReading
 from slicemgr.model.slice import SliceKind, VictimRule
@@ -139,6 +140,34 @@ async def test_enough_is_left(bench: Bench) -> None:
     assert bench.victims.told == []
     assert bench.script.waits == [0.0, *[pytest.approx(280 * MIB / (2 << 30))] * 2]
     assert SHORTEST_INTERVAL_SECONDS < 280 * MIB / (2 << 30) < LONGEST_INTERVAL_SECONDS
+
+
+@pytest.mark.asyncio
+async def test_a_survivor_has_the_next_one_of_its_slice_follow(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the next round, after another look at the machine; not somebody of another slice at once."""
+    monkeypatch.setattr("slicemgr.service.guard.EXIT_TIMEOUT_SECONDS", 0.0)
+    bench.victims.survives = {31}
+    await bench.run(bench.quiet)
+    assert bench.victims.killed == [31]
+    bench.script = Script(bench.quiet)
+    bench.guard._wait = bench.script.wait
+    await bench.run()
+    assert bench.victims.killed == [31, 30]
+
+
+@pytest.mark.asyncio
+async def test_patience_anew_after_each_victim(bench: Bench) -> None:
+    """Swap has room, and all wait for it: a second for each, for what was freed has to show first."""
+    bench.taken = 950 * MIB
+    read = bench.read
+
+    def swapping() -> MachineReading:
+        full = Stall(0.0, 0.0, 0.0, int((bench.script.now - 100.0) * 1e6))
+        return replace(read(), swap_total_bytes=500 * MIB, swap_free_bytes=500 * MIB, pressure=Pressure(full, full))
+
+    bench.guard._read = swapping
+    await bench.run(*[bench.quiet] * 25)
+    assert bench.victims.killed == [31, 40]
 
 
 @pytest.mark.asyncio

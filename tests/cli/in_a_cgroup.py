@@ -58,13 +58,13 @@ class Choice:
     passed_over = ()
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.backend = name
 
     def open_job(self, pid: int, **asked: Any) -> JobHandle:
         with open(SETTINGS["asked"], "w") as file:
             json.dump({"pid": pid, **asked}, file)
         unit = CGROUP.rpartition("/")[2]
-        return JobHandle(self._name, None, cgroup=CGROUP, unit=unit, why_not=SETTINGS.get("why_not", ""))
+        return JobHandle(self.backend, None, cgroup=CGROUP, unit=unit, why_not=SETTINGS.get("why_not", ""))
 
 
 def chosen(preference: str, **environment: Any) -> Any:
@@ -74,7 +74,7 @@ def chosen(preference: str, **environment: Any) -> Any:
     return Choice("systemd" if preference == "auto" else preference)
 
 
-def _guard(cgroup: str, report: Callable[[Report], None]) -> OneLook:
+def _guard(cgroup: str, report: Callable[[Report], None], *, is_new: bool) -> OneLook:
     if cgroup != CGROUP:
         raise ValueError(cgroup)
     return OneLook(report)

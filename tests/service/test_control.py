@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -91,12 +92,16 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[Daemon]:
     daemon = Daemon(str(folder / "s" / "control"))
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
     await daemon.server.start(for_everybody=False)
     try:
         yield daemon
     finally:
         await daemon.server.close()
         await daemon.forgotten()
+    gc.collect()  # An exception that nobody has asked for is told when its task goes.
+    assert failures == []
 
 
 @pytest.mark.asyncio

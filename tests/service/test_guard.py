@@ -17,7 +17,7 @@ from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
 from slicemgr.policy.badness import BadnessScale, Unkillable
 from slicemgr.service import guard as guard_module
 from slicemgr.service import tree_guard
-from slicemgr.service.guard import FUTILE_SACRIFICES
+from slicemgr.service.futility import FUTILE_SACRIFICES, FUTILE_WINDOW_SECONDS
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import HighReport, KillOutcome, KillReport, NoVictimReport, Report
 from slicemgr.service.tree_guard import TreeGuard
@@ -315,7 +315,7 @@ async def test_old_sacrifices_are_forgotten() -> None:
     """Three in a day are no leak: only those of the last ten seconds count."""
     children = [process(20 + at, 1, parent=10) for at in range(6)]
     machine = Machine([(2 * GB, 2 * GB)] * 5 + [(1, 1)], [FAT_PARENT, *children])
-    times = count(0, int(guard_module.FUTILE_WINDOW_SECONDS))
+    times = count(0, int(FUTILE_WINDOW_SECONDS))
     await watch(machine, MemoryLimits(max=GB), clock=lambda: float(next(times)))
     assert 10 not in [pid for pid, _ in kills(machine)]
 

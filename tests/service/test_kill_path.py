@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slicemgr.kernel import kill as kill_module
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import cgroup_of
 from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
@@ -25,7 +26,8 @@ from slicemgr.model.slice import VictimRule
 from slicemgr.policy.badness import BadnessScale
 from slicemgr.service import guard as guard_module
 from slicemgr.service.episode import job_of, kill_job_of
-from slicemgr.service.guard import FUTILE_SACRIFICES, Ended, Guard, KillRules
+from slicemgr.service.futility import FUTILE_SACRIFICES
+from slicemgr.service.guard import Ended, Guard, KillRules
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import KillOutcome, KillReport, NoVictimReport, Report
 from tests.unit.samples import process
@@ -77,6 +79,8 @@ class Offender:
     cgroup: str = ""
     table: ProcessTable | None = None
     short: bool = True
+    after: int = 5
+    """What it holds after a kill; SHORT.usage_bytes: nothing was freed."""
     whole: Callable[[ProcessIdentity, frozenset[int]], bool] = lambda victim, spared: False
     asked: list[str] = field(default_factory=list)
 
@@ -88,7 +92,7 @@ class Offender:
         return self.short
 
     async def usage_bytes(self, resource: Resource) -> int:
-        return 5
+        return self.after
 
     def kill_whole_job(self, victim: ProcessIdentity, table: ProcessTable, spared: frozenset[int]) -> bool:
         self.asked.append(f"whole {sorted(spared)}")
@@ -182,6 +186,17 @@ def test_the_cgroup_is_proven_with_the_identity(child: Callable[..., subprocess.
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+def test_a_name_that_begins_alike_is_not_below(
+    child: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = child()
+    identity = procfs.identity_of(victim.pid)
+    monkeypatch.setattr(kill_module, "cgroup_of", lambda pid: "/build.slice2/x.scope")
+    with pytest.raises(ProcessGoneError):
+        ProvenProcess(identity, "/build.slice")
+    ProvenProcess(identity, "/build.slice2").close()
+
+
 @pytest.mark.asyncio
 async def test_asked_and_it_ends(child: Callable[..., subprocess.Popen[bytes]]) -> None:
     """An editor writes its files: SIGTERM was enough."""
@@ -241,7 +256,7 @@ async def test_a_dry_run_never_blames_make() -> None:
     ticks = count(0, 1)
     path = KillPath(dry_run=True, prove=lambda identity, cgroup: nobody(identity), clock=lambda: float(next(ticks)))
     for _ in range(8):
-        await path.end(Offender([], table=ProcessTable([make, *compilers])))
+        await path.end(Offender([], table=ProcessTable([make, *compilers]), after=SHORT.usage_bytes))
         compilers.append(compilers.pop(0))
     assert path.kills
     assert 10 not in [kill.victim.pid for kill in path.kills]
@@ -258,7 +273,8 @@ async def test_who_cant_be_killed_is_no_futile_sacrifice() -> None:
         raise NotPermittedError(identity.pid, "signal")
         yield  # type: ignore[unreachable]
 
-    path, offender = KillPath(prove=not_ours), Offender([], table=ProcessTable([make, *compilers]))
+    offender = Offender([], table=ProcessTable([make, *compilers]), after=SHORT.usage_bytes)
+    path = KillPath(prove=not_ours)
     for _ in range(len(compilers)):
         assert await path.end(offender) is Ended.SURVIVED
     assert [kill.outcome for kill in path.kills] == [KillOutcome.NOT_PERMITTED] * len(compilers)

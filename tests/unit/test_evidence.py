@@ -55,7 +55,9 @@ def test_what_reclaim_cant_take(stat: MemoryStat, held: int) -> None:
 def test_the_first_look_knows_no_rates() -> None:
     """Old events and old stalls are no news."""
     reading = replace(FIRST, events=replace(NO_EVENTS, high=90, oom_kill=3), local_events=replace(NO_EVENTS, high=90))
-    assert situation_between(None, reading, 0) == Situation(10.0, 0.0, usage_bytes=1000, unreclaimable_bytes=600, swappable_bytes=600)
+    assert situation_between(None, reading, 0) == Situation(
+        10.0, 0.0, usage_bytes=1000, unreclaimable_bytes=600, swappable_bytes=600
+    )
 
 
 def test_what_happened_in_between() -> None:
@@ -69,6 +71,7 @@ def test_what_happened_in_between() -> None:
         local_events=replace(NO_EVENTS, high=4, max=1),
         stat=MemoryStat(anon=800, workingset_refault_anon=11, workingset_refault_file=22),
         pressure=stalled(2_500_000, 1_500_000),
+        cpu_usage_usec=3_000_000,
     )
     assert situation_between(FIRST, now, 33) == Situation(
         at_seconds=12.0,
@@ -83,6 +86,7 @@ def test_what_happened_in_between() -> None:
         kernel_kills=2,
         some_share=0.75,
         full_share=0.5,
+        cpu_share=1.5,
         refault_pages=30,
     )
 
@@ -114,6 +118,31 @@ def test_shares_of_the_time(
         replace(FIRST, pressure=before), replace(FIRST, taken_seconds=11.0, pressure=now), swap_room_bytes=0
     )
     assert (situation.some_share, situation.full_share) == shares
+
+
+@pytest.mark.parametrize(
+    ("some_usec", "cpu_usec", "share"),
+    [
+        (None, 1_000_000, None),
+        (500_000, 0, 0.5),
+        (500_000, None, 0.5),
+        # A leak that stands still beside one busy process, and beside fifteen.
+        (490_000, 1_000_000, 0.98),
+        (60_000, 15_000_000, 0.96),
+        (900_000, 4_000_000, 1.0),
+        # Another cgroup of the same name.
+        (500_000, -5, 0.5),
+    ],
+)
+def test_who_waits_beside_who_runs(some_usec: int | None, cpu_usec: int | None, share: float | None) -> None:
+    before = replace(FIRST, pressure=stalled(0, 0), cpu_usage_usec=10)
+    now = replace(
+        before,
+        taken_seconds=11.0,
+        pressure=None if some_usec is None else stalled(some_usec, 0),
+        cpu_usage_usec=None if cpu_usec is None else 10 + cpu_usec,
+    )
+    assert situation_between(before, now, 0).waiting_share == (None if share is None else pytest.approx(share))
 
 
 def test_no_time_has_passed() -> None:

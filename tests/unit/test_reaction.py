@@ -20,7 +20,8 @@ from slicemgr.model.decision import (
 )
 from slicemgr.policy import reaction
 from slicemgr.policy.evidence import Situation
-from slicemgr.policy.reaction import Phase, ReactionState, after_kill, next_look_seconds, react, still_short
+from slicemgr.policy.reaction import Phase, ReactionState, after_kill, next_look_seconds, react
+from slicemgr.policy.shortage import still_short
 
 CALM, WARNED = ReactionState(), ReactionState(warned=True)
 TREE = MemoryLimits(high=80, max=100, swap_max=10)

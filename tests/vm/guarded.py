@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.conftest import HOG
 from tests.vm.desktop_2010 import everybody, who_died
-from tests.vm.systemd import CGROUPS, Systemd
+from tests.vm.systemd import Systemd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,8 +246,3 @@ class DaemonService:
         before = times()
         os.kill(self.pid(), signal.SIGHUP)
         until(lambda: times() > before, "the configuration read again")
-
-
-def cgroup_dir(path: str) -> Path:
-    """Of a cgroup by its path in /proc/PID/cgroup."""
-    return CGROUPS / path.lstrip("/")

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.conftest import HOG
-from tests.vm.desktop_2010 import everybody, person, standing_by
+from tests.vm.desktop_2010 import everybody, person, standing_by, who_died
 from tests.vm.systemd import CGROUPS, Systemd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.vm.desktop_2010 import Person
 
@@ -54,20 +54,13 @@ def people() -> frozenset[Person]:
 
 
 def dead(since: frozenset[Person]) -> list[str]:
-    """Names of those of `since` that are gone, sorted."""
-    now = {(each.pid, each.start_ticks) for each in everybody()}
-    return sorted(each.comm for each in since if (each.pid, each.start_ticks) not in now)
+    """Names of those of `since` that are gone, sorted; our own, who end with what they do, are told apart by the tests."""
+    return [comm for comm in who_died(since) if not comm.startswith("slicemgr")]
 
 
 def is_gone(who: Person) -> bool:
     found = person(who.pid)
     return found is None or found[0].start_ticks != who.start_ticks or found[1] in "ZX"
-
-
-def named(comm: str, among: frozenset[Person] | None = None) -> Person:
-    """The only process of this name."""
-    (found,) = (each for each in (everybody() if among is None else among) if each.comm == comm)
-    return found
 
 
 def _is_kernels(pid: int) -> bool:
@@ -116,7 +109,8 @@ class Service:
     def systemctl(self, *arguments: str) -> str:
         whose = [] if self.uid == 0 else ["--user"]
         command = ["systemctl", *whose, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, **as_user(self.uid)).stdout.strip()
+        done = subprocess.run(command, check=True, capture_output=True, text=True, **as_user(self.uid))
+        return str(done.stdout).strip()
 
     def show(self, name: str) -> str:
         return self.systemctl("show", "--value", f"--property={name}", self.unit)
@@ -170,11 +164,11 @@ def prepared(config: str = "", *, uid: int | None = None) -> Iterator[Service]:
             service.systemctl("set-property", "--runtime", unit, *properties.split())
 
 
-def start(service: Service, *options: str, **properties: str) -> None:
+def start(service: Service, *options: str, properties: Mapping[str, str] | None = None) -> None:
     """As the units do it. Returns when the daemon has told that it is ready."""
     whose = [] if service.uid == 0 else ["--user"]
     command = ["systemd-run", *whose, f"--unit={service.unit}", "--quiet", "--slice=-.slice", "--service-type=notify"]
-    settings = {"WatchdogSec": "60", "TimeoutStopSec": "20", "OOMPolicy": "continue", **properties}
+    settings = {"WatchdogSec": "60", "TimeoutStopSec": "20", "OOMPolicy": "continue", **(properties or {})}
     command += [f"--property={name}={value}" for name, value in settings.items()]
     kind = "--system" if service.uid == 0 else "--user"
     command += ["slicemgr", "daemon", kind, *options]
@@ -183,10 +177,12 @@ def start(service: Service, *options: str, **properties: str) -> None:
 
 
 @contextlib.contextmanager
-def living(config: str = "", *options: str, uid: int | None = None, **properties: str) -> Iterator[Service]:
+def living(
+    config: str = "", *options: str, uid: int | None = None, properties: Mapping[str, str] | None = None
+) -> Iterator[Service]:
     """A daemon that is ready."""
     with prepared(config, uid=uid) as service:
-        start(service, *options, **properties)
+        start(service, *options, properties=properties)
         yield service
 
 
@@ -240,11 +236,10 @@ def quiet(comm: str, size: str) -> list[str]:
     return ["--comm", comm, "--start", size, "--hold", "600"]
 
 
-def scope(slice_name: str, *, uid: int | None = None, **properties: str) -> list[str]:
+def scope(slice_name: str, properties: Mapping[str, str] | None = None) -> list[str]:
     """A scope without slicemgr: nobody but a daemon guards what is in it."""
-    uid = os.getuid() if uid is None else uid
-    settings = [f"--property={name}={value}" for name, value in properties.items()]
-    whose = [] if uid == 0 else ["--user"]
+    settings = [f"--property={name}={value}" for name, value in (properties or {}).items()]
+    whose = ["--user"] if os.getuid() else []
     return ["systemd-run", *whose, "--scope", "--quiet", "--collect", f"--slice={slice_name}", *settings]
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,8 @@ from tests.vm.desktop_2010 import everybody, standing_by, who_died
 from tests.vm.systemd import run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.vm.systemd import Systemd
 
 STEPS = 20

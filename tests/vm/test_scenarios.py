@@ -45,8 +45,11 @@ BOTH = pytest.mark.parametrize("guard", ["run", "daemon"], indirect=True)
 DAEMON = pytest.mark.parametrize("guard", ["daemon"], indirect=True)
 
 KILLED = -signal.SIGKILL
+ROOMY = ("--high", "150M", "--max")
+"""As far below as in a job of 8 GiB, which has 512 MiB between the two. In the 10 MiB that these small jobs would have,
+twenty growing processes are at max 0.1 s after a kill; an emulated guard on a busy host is not always faster."""
 CHURN_SECONDS = {"daemon": 15, "run": 6}
-"""The daemon has done it for long enough to have made all its mistakes; the engine is the same."""
+"""Seconds. The daemon has done it for long enough to have made all its mistakes; the engine is the same."""
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +125,15 @@ def test_a_leak_stands_still_for_less_than_a_second(
 
 
 @BOTH
-@pytest.mark.parametrize(("jobs", "size", "limit"), [(6, "60M", "200M"), (20, "20M", "170M")], ids=["j6", "j20"])
-def test_a_build_loses_steps(tmp_path: Path, jobs: int, size: str, limit: str) -> None:
+@pytest.mark.parametrize(
+    ("jobs", "size", "limits"), [(6, "60M", ("--max", "200M")), (20, "20M", (*ROOMY, "250M"))], ids=["j6", "j20"]
+)
+def test_a_build_loses_steps(tmp_path: Path, jobs: int, size: str, limits: tuple[str, ...]) -> None:
     """The case of 2010: make lives, and says so."""
     recipe = leak(size, "30M", comm="meinproc", hold=2)
     steps = "\n".join(f"s{at}:\n\t@{recipe}\n" for at in range(jobs))
     (tmp_path / "Makefile").write_text(f"all: {' '.join(f's{at}' for at in range(jobs))}\n{steps}")
-    told = run_job(tmp_path, "--max", limit, "--", "make", "-k", f"-j{jobs}", "-C", str(tmp_path))
+    told = run_job(tmp_path, *limits, "--", "make", "-k", f"-j{jobs}", "-C", str(tmp_path))
     assert told.status == 2
     assert set(told.victims) == {"meinproc"}
     assert told.stderr.count("] Killed") == len(told.kills) < jobs  # In make's own words.
@@ -143,7 +148,7 @@ def test_a_build_loses_steps(tmp_path: Path, jobs: int, size: str, limit: str) -
 def test_of_many_small_hogs_only_hogs_go(tmp_path: Path) -> None:
     """The 20 children together are the leak; who started them waits for them to the end."""
     many = hog("--fork", "20", "--grow", "15M", "--rate", "3M", "--hold", "1", "--comm", "hog")
-    told = run_job(tmp_path, "--max", "200M", *shell(f"{many} & parent=$!; wait $!; echo $parent $?"))
+    told = run_job(tmp_path, *ROOMY, "220M", *shell(f"{many} & parent=$!; wait $!; echo $parent $?"))
     assert told.status == 0
     parent, status = map(int, told.stdout.split())
     assert status == 128 + signal.SIGKILL  # What it makes of its children's.
@@ -189,7 +194,6 @@ def test_swap_is_used_and_then_full(kind: str, tmp_path: Path) -> None:
 
 
 @BOTH
-@pytest.mark.xfail(reason="the guard goes on killing where no kill can help", strict=True)
 def test_a_file_in_memory_is_nobodys(tmp_path: Path) -> None:
     """tmpfs is charged to the job, and no kill frees it: the writer may go, but not who comes to clean up."""
     file = Path("/dev/shm/slicemgr-scenario")
@@ -345,7 +349,6 @@ def test_the_parent_or_its_child(guard: DaemonService, tmp_path: Path, rule: str
     with guard.configured(f'[slice.build]\nvictim = "{rule}"'):
         command = [sys.executable, str(tmp_path / "parent.py"), *child]
         told = run_job(tmp_path, "--max", "80M", *shell(f"{' '.join(command)}; echo $?"))
-    print(told.stdout)
     (kill,) = told.kills
     assert kill["rule"] == rule
     if rule == "highest-badness":
