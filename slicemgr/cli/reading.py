@@ -30,6 +30,7 @@ from slicemgr.kernel.errors import (
 )
 from slicemgr.model.slice import SliceKind, SliceSpec
 from slicemgr.service.overview import SYSTEM_ROOT, SliceOverview, Usage, look, user_root, user_roots
+from slicemgr.service.places import SYSTEM_SOCKET, control_socket, state_directory
 
 DAEMON_SECONDS: Final = 0.5
 """A living daemon accepts in well under a millisecond; one that is stopped or swapped out is not waited for."""
@@ -55,7 +56,7 @@ class Manager:
     root: str = SYSTEM_ROOT
     """Its cgroup."""
     mount: str = MOUNT
-    system_socket: str = "/run/slicemgr/control"
+    system_socket: str = SYSTEM_SOCKET
 
     @property
     def word(self) -> str:
@@ -103,14 +104,11 @@ def chosen_manager(options: argparse.Namespace) -> Manager:
 
 
 def manager_of(uid: int | None, environment: Mapping[str, str]) -> Manager:
-    """The manager of this user, or the system's; paths are those of the XDG Base Directory Specification."""
+    """The manager of this user, or the system's."""
+    socket_path, state = control_socket(uid, environment), state_directory(uid, environment)
     if uid is None:
-        return Manager(None, "/run/slicemgr", "/var/lib/slicemgr", _specs(None))
-    runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
-    state = environment.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):
-        state = os.path.expanduser("~/.local/state")
-    return Manager(uid, f"{runtime}/slicemgr", f"{state}/slicemgr", _specs(environment), user_root(uid))
+        return Manager(None, os.path.dirname(socket_path), state, _specs(None))
+    return Manager(uid, os.path.dirname(socket_path), state, _specs(environment), user_root(uid))
 
 
 def uid_of_manager(path: str) -> int | None:

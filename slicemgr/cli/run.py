@@ -19,6 +19,7 @@ from slicemgr.model.spec import JobSpec, SpecError, slice_unit_name
 from slicemgr.placement.choose import NoBackendError, choose
 from slicemgr.policy import limits
 from slicemgr.service.job import Job, LimitsNotHeldError
+from slicemgr.service.places import SYSTEM_SOCKET, control_socket, state_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _run(
             search_path=os.environ.get("PATH", os.defpath),
             machine_total_bytes=machine_total_bytes,
             daemon_sockets=_sockets(),
+            state=state_directory(os.getuid() or None, os.environ),
             tell=report.tell,
         )
         return job.run(choice, placed=placed)
@@ -119,9 +121,8 @@ def _chosen(backend: str, *, needs_memory: bool = True) -> Choice:
 
 def _sockets() -> list[str]:
     """Where a daemon may listen: the user's own, then the machine's, which guards users' slices as well."""
-    runtime_directory = os.environ.get("XDG_RUNTIME_DIR")
-    own = [f"{runtime_directory}/slicemgr/control"] if runtime_directory and os.getuid() != 0 else []
-    return [*own, "/run/slicemgr/control"]
+    uid = os.getuid()
+    return ([control_socket(uid, os.environ)] if uid != 0 else []) + [SYSTEM_SOCKET]
 
 
 def _spec(options: RunOptions) -> JobSpec:

@@ -28,6 +28,7 @@ from slicemgr.service.guards import Guards
 from slicemgr.service.history import History
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.overview import SYSTEM_ROOT, user_root
+from slicemgr.service.places import control_socket, state_directory
 from slicemgr.service.readiness import Readiness, watchdog_seconds
 from slicemgr.service.record import Record
 from slicemgr.service.report import Report
@@ -50,12 +51,9 @@ class Places:
     @classmethod
     def of(cls, *, is_user: bool, environment: Mapping[str, str]) -> "Places":
         """By the XDG directories for a user's daemon; /run and /var/lib for the system's."""
+        uid = os.getuid() if is_user else None
         config = tuple(files.directories(environment if is_user else None))
-        if not is_user:
-            return cls("/run/slicemgr/control", "/var/lib/slicemgr", config)
-        runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-        state = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/"), ".local/state")
-        return cls(f"{runtime}/slicemgr/control", f"{state}/slicemgr", config)
+        return cls(control_socket(uid, environment), state_directory(uid, environment), config)
 
 
 class Daemon:

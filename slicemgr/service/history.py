@@ -13,12 +13,13 @@ import dataclasses
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.service.record import Record, RecordError, record_from_line, record_to_line
-from slicemgr.service.report import KillReport
+from slicemgr.service.report import KillReport, Report
 
 FILE_NAME: Final = "history.jsonl"
 
@@ -121,6 +122,12 @@ class History:
             if os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
                 os.rename(self._path, self._older_path)
         return True
+
+
+def remember(directory: str, report: Report, *, slice_name: str, job: str) -> None:
+    """Append what a guard beside one job did. Without a place to write to it is told on the terminal alone."""
+    with contextlib.suppress(OSError):
+        History(directory).append(Record(report, time.time(), slice_name, job))
 
 
 def _append_line(descriptor: int, line: bytes) -> None:

@@ -65,11 +65,13 @@ class Job:
         search_path: str,
         machine_total_bytes: int,
         daemon_sockets: Sequence[str] = (),
+        state: str,
         tell: Callable[[Report], None],
     ) -> None:
         """`limits`: high, max and swap_max as asked for. `search_path`: $PATH, where the command is looked for.
 
-        `daemon_sockets`: where a daemon may listen, the best first. `tell` is called in a thread of its own.
+        `daemon_sockets`: where a daemon may listen, the best first. `state`: the directory of the history, which is
+        ours to write while no daemon does. `tell` is called in a thread of its own.
         """
         self._spec = spec
         self._limits = limits
@@ -78,7 +80,9 @@ class Job:
         self._daemon_sockets = list(daemon_sockets)
         self._let_go_seconds = 0.0
         self._waiting = Waiting()
-        self._telling = Telling(tell)
+        self._state = state
+        self._tell_person = tell
+        self._telling = Telling(self._tell)
         self._keeper: Guardian | None = None
         self._guard: GuardThread | None = None
         self._tree_guard: TreeGuard | None = None
@@ -256,6 +260,14 @@ class Job:
         if isinstance(report, KernelKillReport):
             self._oom_kills_told += report.count
         self._telling(report)
+
+    def _tell(self, report: Report) -> None:
+        """In the delivery thread: to the person, and to the history if no daemon has done so."""
+        self._tell_person(report)
+        if self._link is None or not self._link.is_watching:
+            from slicemgr.service.history import remember
+
+            remember(self._state, report, slice_name=self._spec.slice_name, job=self._handle.unit or self._spec.name)
 
     def _tell_untold(self, oom_kills: int | None) -> None:
         """What the kernel has killed in a job that ended before its guard was there, or without one."""

@@ -29,8 +29,7 @@ TESTER = 1000
 UNIT = "slicemgr-alive.service"
 NO_JOB_LIMIT = '[slice.build]\nmemory_max = "max"\n'
 
-_COME_AND_GO = frozenset({"systemd-userwor", "(sd-close)"})
-"""Workers of systemd's own, which end when they have been idle for a while."""
+_COME_AND_GO = frozenset({"systemd-userwor", "(sd-close)"})  # systemd's own, which end when they are idle.
 
 _AS_MADE = {
     "build.slice": "MemoryMax=infinity MemoryHigh=infinity MemorySwapMax=infinity TasksMax=infinity CPUWeight=100",

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where slicemgr's own files are, by the XDG Base Directory Specification. Light, see model/quantity.py."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+SYSTEM_SOCKET: Final = "/run/slicemgr/control"
+SYSTEM_STATE: Final = "/var/lib/slicemgr"
+
+
+def control_socket(uid: int | None, environment: Mapping[str, str]) -> str:
+    """Where the daemon of this user listens; None is the system's."""
+    if uid is None:
+        return SYSTEM_SOCKET
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    # "All paths must be absolute. If an implementation encounters a relative path, it should ignore it."
+    return f"{runtime if runtime.startswith('/') else f'/run/user/{uid}'}/slicemgr/control"
+
+
+def state_directory(uid: int | None, environment: Mapping[str, str]) -> str:
+    """Where the history of this user is; None is the system's."""
+    if uid is None:
+        return SYSTEM_STATE
+    state = environment.get("XDG_STATE_HOME", "")
+    if not state.startswith("/"):
+        state = f"{environment.get('HOME') or '/'}/.local/state"
+    return f"{state}/slicemgr"
