@@ -12,6 +12,7 @@ from slicemgr.cli.reading import DaemonState, Manager
 from slicemgr.cli.report_lines import ago, is_action, short_story
 from slicemgr.cli.table import cut, table
 from slicemgr.kernel.machine import machine_reading
+from slicemgr.kernel.procfs import UNSEEN, footprint
 from slicemgr.model.machine import MachineReading
 from slicemgr.model.quantity import format_duration
 from slicemgr.service.history import History, Past
@@ -81,11 +82,21 @@ def _read(manager: Manager, only: str | None, *, as_json: bool) -> str:
 
 def _who_guards(manager: Manager, whose: str, daemon: DaemonState) -> str:
     if daemon.listens:
-        return f"guarded by the {whose} daemon, pid {daemon.pid}"
+        return f"guarded by the {whose} daemon, pid {daemon.pid}{_cost_of(daemon.pid)}"
     if daemon.problem:
         return f"the {manager.word} daemon can't be asked: {daemon.problem}"
     start = "systemctl start slicemgr" if manager.uid is None else "systemctl --user start slicemgr"
     return f"no {manager.word} daemon: each job guards itself; try '{start}'"
+
+
+def _cost_of(pid: int | None) -> str:
+    """What the daemon takes for itself: it is a fair question to somebody who counts other people's memory."""
+    try:
+        cost = footprint(pid or 0)
+    except UNSEEN:
+        return ""
+    cpu, age = format_duration(cost.cpu_seconds), format_duration(cost.age_seconds)
+    return f", {size(cost.rss_bytes)}, {cpu} of CPU time in {age}"
 
 
 def _machine_line(machine: MachineReading) -> str:

@@ -7,6 +7,7 @@ psutil serves where time doesn't matter.
 
 import dataclasses
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -28,19 +29,28 @@ _LONGEST_READ: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class MachineMemory:
-    """The machine's memory in bytes, from /proc/meminfo."""
+class Footprint:
+    """What a process costs, for people."""
 
-    total: int
-    available: int
+    rss_bytes: int
+    cpu_seconds: float
+    age_seconds: float
 
 
-def machine_memory() -> MachineMemory:
-    """MemTotal and MemAvailable. Raises OSError where there is no /proc/meminfo."""
+def footprint(pid: int) -> Footprint:
+    """RSS, CPU time and age of a process. Raises ProcessGoneError, NotPermittedError."""
     import psutil
 
-    memory = psutil.virtual_memory()
-    return MachineMemory(total=memory.total, available=memory.available)
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            age = time.time() - process.create_time()
+            return Footprint(process.memory_info().rss, times.user + times.system, age)
+    except psutil.NoSuchProcess as error:
+        raise ProcessGoneError(pid) from error
+    except psutil.AccessDenied as error:
+        raise NotPermittedError(pid, "read") from error
 
 
 def read_process_file(pid: int, name: str) -> bytes:

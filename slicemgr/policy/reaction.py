@@ -59,11 +59,11 @@ BRINK_SHARE: Final = 3 / 4
 """Of the way from memory.high to memory.max: beyond it the kernel's OOM killer is nearer than our patience is long,
 and it takes the biggest without asking whose child it is. Twenty hogs got there 0.9 s after their first event."""
 
-THRASH_PATIENCE_SECONDS: Final = 5.0
+THRASH_PATIENCE_SECONDS: Final = 10.0
 THRASH_FULL_SHARE: Final = 0.6
 THRASH_REFAULT_SHARE_PER_SECOND: Final = 1 / 16
 THRASH_STUCK_SHARE: Final = 1 / 2
-"""A group that reclaims its own working set: for five seconds all its tasks waited for six tenths of the time, a
+"""A group that reclaims its own working set: for ten seconds all its tasks waited for six tenths of the time, a
 sixteenth of its limit came back each second after it had been taken, and at least half of the limit is held by what
 reclaim can't take. The last row is what saves a group that only reads files: its page cache may come and go."""
 

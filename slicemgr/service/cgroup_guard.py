@@ -78,7 +78,7 @@ class CgroupGuard:
         self._learn = learn
         self._mount = mount
         self._clock = clock
-        self._wait = wait or called_within
+        self._wait = wait or Rounds()
         self._episodes: dict[str, Episode] = {}
         self._called = asyncio.Event()
         try:
@@ -165,12 +165,21 @@ class CgroupGuard:
                 news = count - sum(many for path, many in told.items() if path.startswith(episode.cgroup + "/"))
                 if news > 0:
                     told[episode.cgroup] = news
-                    victims = self._kernel_log(episode.cgroup)[-news:]
-                    self._report(KernelKillReport(self._clock(), episode.cgroup, news, victims))
+                    self._tell_kernel_kills(episode.cgroup, news)
             case FindVictim(shortage):
                 await self._end_shortage(episode, shortage)
             case _:
                 self._learn(self._clock())
+
+    def _tell_kernel_kills(self, cgroup: str, count: int) -> None:
+        """But for those that were dying of our own SIGKILL already: the kernel's killer likes to take these."""
+        victims = self._kernel_log(cgroup)[-count:]
+        managed = self._managed(cgroup)
+        ours = frozenset() if managed is None else self._guard_of(managed).last_victims
+        others = tuple(each for each in victims if each[0] not in ours)
+        count -= len(victims) - len(others)
+        if count > 0:
+            self._report(KernelKillReport(self._clock(), cgroup, count, others))
 
     async def _end_shortage(self, episode: Episode, shortage: Shortage) -> None:
         managed = self._managed(episode.cgroup)
@@ -234,8 +243,18 @@ class CgroupGuard:
         return found
 
 
-async def called_within(called: asyncio.Event, seconds: float | None) -> None:
-    """Sleep until called, or for so long; and never for less than the shortest round."""
-    await asyncio.sleep(SHORTEST_ROUND_SECONDS)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(called.wait(), None if seconds is None else max(0.0, seconds - SHORTEST_ROUND_SECONDS))
+class Rounds:
+    """The time between two rounds: until called or for so long, and never less than the shortest."""
+
+    def __init__(self) -> None:
+        self._ended_seconds = -SHORTEST_ROUND_SECONDS
+
+    async def __call__(self, called: asyncio.Event, seconds: float | None) -> None:
+        """Sleep until `called`, or for `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(called.wait(), seconds)
+        loop = asyncio.get_running_loop()
+        early = self._ended_seconds + SHORTEST_ROUND_SECONDS - loop.time()
+        if early > 0:
+            await asyncio.sleep(early)
+        self._ended_seconds = loop.time()

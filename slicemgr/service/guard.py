@@ -7,6 +7,7 @@ but the kernel. Reports go into a queue that never blocks.
 """
 
 import asyncio
+import collections
 import dataclasses
 import enum
 import os
@@ -123,6 +124,7 @@ class Guard:
         self._prove = prove
         self._clock = clock
         self._futility = Futility()
+        self._last_victims: collections.deque[int] = collections.deque(maxlen=16)
         self._survivors: set[ProcessIdentity] = set()
         self._without_victim: set[str] = set()
         self._out_of_reach: set[str] = set()
@@ -133,6 +135,11 @@ class Guard:
     def rules(self) -> KillRules:
         """By which rules it was made."""
         return self._rules
+
+    @property
+    def last_victims(self) -> frozenset[int]:
+        """The pids of the last few."""
+        return frozenset(self._last_victims)
 
     async def at_rest(self) -> None:
         """Wait for the end of a kill that is under way: a victim may be the whole job, and has to be told of."""
@@ -229,6 +236,7 @@ class Guard:
                 whole = self._rules.rule is VictimRule.WHOLE_JOB
                 if not (whole and offender.kill_whole_job(identity, table, scale.ourselves | scale.protected)):
                     victim.kill()
+                self._last_victims.append(identity.pid)
                 self._release(victim.fileno())
                 exited = await readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
         except ProcessGoneError:

@@ -64,6 +64,15 @@ class Guardian:
             return
 
 
+def keeper() -> Guardian | None:
+    """For a job; None where no process is to be had for it: then figures may be missing, and a SIGKILL leaves
+    memory.high."""
+    try:
+        return Guardian(in_job=True)
+    except OSError:
+        return None
+
+
 def _be_guardian(reading: int, mount: str, mask: frozenset[int] | None) -> None:
     """In the child. Without a `mask` all signals stay blocked: a service's stop goes to all that is in its cgroup."""
     try:

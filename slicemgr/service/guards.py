@@ -210,6 +210,7 @@ class Guards:
         try:
             trigger = open_trigger(MACHINE, StallKind.SOME, MACHINE_STALL_USEC, MACHINE_WINDOW_USEC)
             self._pressure.add(trigger, guard.call, lambda: None)
+            guard.is_called = True
         except (NotSupportedError, OSError, RuntimeError):
             pass  # It reads more often than it would have to, that is all.
         return guard

@@ -18,7 +18,7 @@ from slicemgr.placement.backend import CGROUPS
 from slicemgr.policy.limits import high_below
 from slicemgr.service.command import Command
 from slicemgr.service.daemon_link import DaemonLink
-from slicemgr.service.guardian import Guardian
+from slicemgr.service.guardian import keeper
 from slicemgr.service.job_report import JobReport
 from slicemgr.service.telling import Telling
 from slicemgr.service.waiting import Waiting
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from slicemgr.placement.choose import Choice
     from slicemgr.policy.limits import InBytes
     from slicemgr.service.guard_thread import GuardThread, Watcher
+    from slicemgr.service.guardian import Guardian
     from slicemgr.service.report import Report
     from slicemgr.service.tree_guard import TreeGuard
 
@@ -98,7 +99,7 @@ class Job:
         """
         self._command = Command(self._spec.command, self._search_path, self._waiting, self._report)
         try:
-            self._keeper = None if choice.backend == "embedded" else _keeper()
+            self._keeper = None if choice.backend == "embedded" else keeper()
             self._handle = self._place(choice)
         except BaseException:
             self._let_keeper_go()
@@ -277,14 +278,6 @@ class Job:
 
             cgroup, untold = self._handle.cgroup or "", oom_kills - self._oom_kills_told
             self._report(KernelKillReport(time.monotonic(), cgroup, untold, oom_victims(cgroup)[-untold:]))
-
-
-def _keeper() -> Guardian | None:
-    """None where no process is to be had for it: then figures may be missing, and a SIGKILL leaves memory.high."""
-    try:
-        return Guardian(in_job=True)
-    except OSError:
-        return None
 
 
 def _go_before(pid: int) -> None:

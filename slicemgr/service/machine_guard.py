@@ -21,7 +21,7 @@ from slicemgr.policy.machine import (
     judge,
     next_reading_seconds,
 )
-from slicemgr.service.cgroup_guard import called_within
+from slicemgr.service.cgroup_guard import Rounds
 from slicemgr.service.episode import kill_job_of
 from slicemgr.service.guard import FLEETING, Ended, Guard
 from slicemgr.service.managed import ManagedSlice
@@ -50,9 +50,11 @@ class MachineGuard:
         self._ourselves = ourselves
         self._mount = mount
         self._clock = clock
-        self._wait = wait or called_within
+        self._wait = wait or Rounds()
         self._called = asyncio.Event()
         self._state = MachineState()
+        self.is_called = False
+        """A pressure trigger calls: then it reads less often."""
         self._asked: list[tuple[Guard, _SliceOfMachine]] = []
 
     def call(self) -> None:
@@ -77,7 +79,7 @@ class MachineGuard:
             self._all_is_well()
         elif await self._end(shortage, reading.total_bytes):
             self._state = MachineState()
-        return next_reading_seconds(reading, thresholds)
+        return next_reading_seconds(reading, thresholds, is_called=self.is_called)
 
     async def _end(self, shortage: Shortage, total_bytes: int) -> bool:
         """One victim, from the first slice that has one to give."""

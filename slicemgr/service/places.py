@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,5 +29,6 @@ def state_directory(uid: int | None, environment: Mapping[str, str]) -> str:
         return SYSTEM_STATE
     state = environment.get("XDG_STATE_HOME", "")
     if not state.startswith("/"):
-        state = f"{environment.get('HOME') or '/'}/.local/state"
+        # Without $HOME the user database tells.
+        state = f"{environment.get('HOME') or os.path.expanduser('~')}/.local/state"
     return f"{state}/slicemgr"

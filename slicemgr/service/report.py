@@ -5,7 +5,6 @@ import enum
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from slicemgr.model.cgroup import MemoryLimits
 from slicemgr.model.decision import Shortage
 from slicemgr.model.process import ProcessSample
 from slicemgr.model.slice import VictimRule
@@ -107,25 +106,6 @@ class SignalRefusedReport:
     """A signal that we were sent and may not pass on: the command is another user's by now (sudo)."""
 
     number: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobReport:
-    """The end of a job."""
-
-    backend: str
-    limits: MemoryLimits
-    exit_code: int | None
-    """None if a signal ended the command."""
-    exit_signal: int | None
-    elapsed_seconds: float
-    peak_bytes: int
-    looks: int
-    """How often the job was measured."""
-    watching_cpu_seconds: float
-    """CPU time of slicemgr itself."""
-    left_running: tuple[ProcessSample, ...]
-    """Processes that outlived the command and are guarded no longer."""
 
 
 Report: TypeAlias = (

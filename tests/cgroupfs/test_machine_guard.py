@@ -15,7 +15,7 @@ from slicemgr.model.decision import Evidence, Resource
 from slicemgr.model.machine import MachineReading
 from slicemgr.model.slice import SliceKind, VictimRule
 from slicemgr.policy.machine import LONGEST_INTERVAL_SECONDS, SHORTEST_INTERVAL_SECONDS, Thresholds
-from slicemgr.service.cgroup_guard import called_within
+from slicemgr.service.cgroup_guard import Rounds
 from slicemgr.service.guard import Guard, KillRules
 from slicemgr.service.machine_guard import MachineGuard
 from slicemgr.service.managed import ManagedSlice
@@ -223,7 +223,7 @@ async def test_a_call_ends_the_wait(bench: Bench) -> None:
         if len(waited) == 3:
             raise ScriptIsOverError
         loop.call_soon(bench.guard.call)
-        await called_within(called, 3600.0)
+        await Rounds()(called, 3600.0)
 
     bench.guard._wait = wait
     with pytest.raises(ScriptIsOverError):

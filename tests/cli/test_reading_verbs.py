@@ -123,7 +123,7 @@ class TestStatus:
             listener.bind(machine.manager.control_socket)
             listener.listen()
             assert status.main([]) == 0
-            assert lines(capsys)[0] == f"guarded by the user daemon, pid {os.getpid()}"
+            assert lines(capsys)[0].startswith(f"guarded by the user daemon, pid {os.getpid()}, ")
             asked, _ = listener.accept()
             with asked:
                 assert asked.recv(1) == b""
@@ -134,7 +134,7 @@ class TestStatus:
             listener.bind(machine.manager.system_socket)
             listener.listen()
             assert status.main([]) == 0
-        assert lines(capsys)[0] == f"guarded by the system daemon, pid {os.getpid()}"
+        assert lines(capsys)[0].startswith(f"guarded by the system daemon, pid {os.getpid()}, ")
 
     def test_the_system_sees_all_users(
         self, machine: Machine, make: Family, capsys: pytest.CaptureFixture[str]

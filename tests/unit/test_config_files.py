@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The files: which of them count, how they merge, where each value stands, and what can be wrong with a file."""
 
+import errno
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -247,15 +249,22 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; try it as a user")
-def test_files_that_may_not_be_read(tmp_path: Path) -> None:
-    """Not taken for missing: the file below it was not meant to count."""
-    loaded = tree(tmp_path, {f"etc/{MAIN}": "a = 1", f"usr/{MAIN}": "a = 2"})
-    (tmp_path / "etc").chmod(0)
-    try:
-        loaded = tree(tmp_path, {})
-    finally:
-        (tmp_path / "etc").chmod(0o700)
+def test_files_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not taken for missing: the file below it was not meant to count. root may read everything, so it is played."""
+    loaded = tree(tmp_path, {f"etc/{MAIN}": "a = 1", f"usr/{MAIN}": "a = 2", f"etc/{DROP_IN}/1.toml": "a = 3"})
+    forbidden = str(tmp_path / "etc")
+
+    def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(path: Any, *arguments: Any, **more: Any) -> Any:
+            if str(path).startswith(forbidden):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return call(path, *arguments, **more)
+
+        return refuse
+
+    for name in ("open", "listdir", "lstat"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    loaded = tree(tmp_path, {})
     assert loaded.values == {}
     assert all("Permission denied; try 'ls -l" in line for line in loaded.errors)
     assert len(loaded.errors) == 2

@@ -179,7 +179,7 @@ def test_a_shortage_that_ends_begins_anew() -> None:
     ],
 )
 def test_the_next_reading_comes_before_the_shortage(available: int | None, seconds: float) -> None:
-    assert next_reading_seconds(replace(READING, available_bytes=available), LOW) == seconds
+    assert next_reading_seconds(replace(READING, available_bytes=available), LOW, is_called=False) == seconds
 
 
 def standing(cgroup: str, kind: SliceKind, held: int, share: int = 0) -> SliceStanding:

@@ -222,7 +222,7 @@ def test_without_pressure_files_events_have_to_do() -> None:
 def test_thrashing(refaults: int, kills: bool) -> None:
     """All wait for what was just taken, for seconds; without refaults it is only slow."""
     limits = MemoryLimits(high=1000 * 4096, max=1100 * 4096)
-    situations = [replace(look, refault_pages=refaults // 20) for look in looks(10, 1000 * 4096, 900 * 4096, 0.9)]
+    situations = [replace(look, refault_pages=refaults // 20) for look in looks(15, 1000 * 4096, 900 * 4096, 0.9)]
     told = play(situations, limits)
     kill = first_kill(told)
     assert (kill is not None) is kills

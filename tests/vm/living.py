@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from tests.vm.desktop_2010 import Person
 
-MIB = 1 << 20
-TESTER = 1000
+MIB, TESTER = 1 << 20, 1000
 UNIT = "slicemgr-alive.service"
 NO_JOB_LIMIT = '[slice.build]\nmemory_max = "max"\n'
 

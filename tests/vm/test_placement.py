@@ -42,7 +42,7 @@ class Held:
             ["sh", "-c", 'read go && exec "$@"', "sh", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def place(self, **limits: int | None) -> JobHandle:
+    def place(self, **limits: Any) -> JobHandle:
         choice = choose(uid=os.getuid())
         assert choice.passed_over == ()
         return choice.open_job(self.process.pid, name="step", slice_name="build.slice", command=["a step"], **limits)
@@ -398,8 +398,8 @@ def as_other(asked: dict[str, Any]) -> Any:
 
 @pytest.mark.vm(timeout=400)
 def test_launch_ratio(vm_files: Path, vm_user: str) -> None:
-    """Placing a job takes at most 2.2 times what systemd-run takes, which leaves `run` something for the rest of 2.5."""
-    times = launch.measure(but=(launch.RUN,))
+    """The figures for docs/benchmarks.md; only a mistake could make it 4: with GLib it was 5 to 8, with asyncio 5."""
+    times = launch.measure()
     (vm_files / f"launch-{vm_user}.md").write_text(launch.table(times) + "\n")
     medians = {name: sorted(took)[len(took) // 2] for name, took in times.items()}
-    assert medians["fork, place, exec true"] <= 2.2 * medians["systemd-run --scope true"]
+    assert medians[launch.RUN] <= 4 * medians["systemd-run --scope true"]

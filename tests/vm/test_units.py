@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slicemgr.kernel import procfs
+from slicemgr.kernel.machine import machine_reading
 from tests.vm.systemd import CGROUPS, run
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def test_a_build_in_its_slice(systemd: Systemd, installed: Path, vm_user: str) -
     told = systemd.run_scope(*command, Slice="build.slice", OOMPolicy="continue")
     assert re.search(r"(^|/user@1000.service|::)/build.slice/", told), told
     cgroup = CGROUPS / systemd.systemctl("show", "--property=ControlGroup", "--value", "build.slice").lstrip("/")
-    total = procfs.machine_memory().total
+    total = machine_reading().total_bytes
     systemd.systemctl("start", "build.slice")
     assert int((cgroup / "memory.max").read_text()) == pytest.approx(total * 0.8, rel=0.01)
     assert (cgroup / "cpu.weight").read_text().strip() == "50"
@@ -170,7 +170,7 @@ def test_a_session_is_protected_all_the_way(installed: Path, vm_files: Path) -> 
     for level in levels:
         cgroup /= level
         lows[level] = int((cgroup / "memory.low").read_text())
-    total = procfs.machine_memory().total
+    total = machine_reading().total_bytes
     controllers = {
         name: (cgroup / name).read_text().split() for name in ("cgroup.controllers", "cgroup.subtree_control")
     }
