@@ -19,7 +19,7 @@ from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.kill import ProvenProcess, RefusedError
 from slicemgr.model.slice import SliceSpec
 from slicemgr.placement.bus_connection import BusError
-from slicemgr.placement.systemd1 import Manager, connect
+from slicemgr.placement.systemd1 import NO_LIMIT, Manager, connect
 from slicemgr.policy.victim import NoVictim, choose
 from slicemgr.service.control import ControlServer
 from slicemgr.service.delivery import Delivery
@@ -37,6 +37,10 @@ from slicemgr.service.worker import Worker
 
 OWN_OOM_SCORE_ADJ: Final = -900
 """As systemd-oomd's: whoever frees memory must not be what the kernel frees it from."""
+
+
+LIFT_SECONDS: Final = 5.0
+"""For the manager to answer at our end; TimeoutStopSec= of the unit is 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,8 @@ class Daemon:
             await ended.wait()
             self._readiness.stopping("ending")
             await self._guards.at_rest()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._manager_calls.ask(self._lift), LIFT_SECONDS)
             for task in others:
                 task.cancel()
             self._guards.cancel()
@@ -166,6 +172,19 @@ class Daemon:
             )
             for spec in self._own_slices()
         ]
+
+    def _lift(self) -> None:
+        """In the manager's thread: nobody guards them from now on, so nobody is to be slowed down there.
+
+        The guardian lifts memory.high as well, but the manager writes its own idea of it again whenever a slice gets
+        its first job or loses its last.
+        """
+        if self._manager is None:
+            return
+        for spec in self._own_slices():
+            if throttled_by_us(spec, self._config.machine, self._guards.total_bytes):
+                with contextlib.suppress(BusError, OSError):
+                    self._manager.set_unit_properties(spec.unit, {"MemoryHigh": NO_LIMIT})
 
     def _own_slices(self) -> list[SliceSpec]:
         """Those that this daemon's manager has."""

@@ -49,7 +49,7 @@ def main() -> int:
         for group in job.groups:
             agent.run_group(group)
         agent.send(Alive("saving files", 120.0, uptime_seconds()))
-        for path in sorted(FILES.iterdir()):
+        for path in sorted(path for path in FILES.iterdir() if path.is_file()):
             agent.send(SavedFile(path.name, base64.b64encode(path.read_bytes()).decode()))
         subprocess.run(["journalctl", "--sync"])
         agent.send(Bye(uptime_seconds()))
