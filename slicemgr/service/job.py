@@ -19,8 +19,8 @@ from slicemgr.policy.limits import high_below
 from slicemgr.service.command import Command
 from slicemgr.service.daemon_link import DaemonLink
 from slicemgr.service.guardian import keeper
+from slicemgr.service.job_news import JobNews
 from slicemgr.service.job_report import JobReport
-from slicemgr.service.telling import Telling
 from slicemgr.service.waiting import Waiting
 
 TYPE_CHECKING = False
@@ -81,14 +81,11 @@ class Job:
         self._daemon_sockets = list(daemon_sockets)
         self._let_go_seconds = 0.0
         self._waiting = Waiting()
-        self._state = state
-        self._tell_person = tell
-        self._telling = Telling(self._tell)
+        self._news = JobNews(tell, state, spec.slice_name)
         self._keeper: Guardian | None = None
         self._guard: GuardThread | None = None
         self._tree_guard: TreeGuard | None = None
         self._link: DaemonLink | None = None
-        self._oom_kills_told = 0
 
     def run(self, choice: Choice, *, placed: Callable[[JobHandle], None]) -> JobReport:
         """Run the command to its end under its limits. `placed` is called once, before it is let go.
@@ -97,7 +94,7 @@ class Job:
         CommandError if the command can't be executed, ForkError if no process can be made, NoBackendError and
         LimitsNotHeldError if it can't be placed as asked.
         """
-        self._command = Command(self._spec.command, self._search_path, self._waiting, self._report)
+        self._command = Command(self._spec.command, self._search_path, self._waiting, self._news.our_own)
         try:
             self._keeper = None if choice.backend == "embedded" else keeper()
             self._handle = self._place(choice)
@@ -110,7 +107,7 @@ class Job:
             source = self._handle.source
             return self._run_in_cgroup() if source is None else self._run_in_tree(source)
         finally:
-            self._telling.finish()
+            self._news.finish()
             self._let_keeper_go()
             self._handle.release()
 
@@ -128,6 +125,7 @@ class Job:
             memory_swap_max=swap,
             beside=() if self._keeper is None else (self._keeper.pid,),
         )
+        self._news.job = handle.unit or spec.name
         if self._keeper is not None and handle.cgroup is not None:
             self._keeper.watch([handle.cgroup])
         if handle.source is None:
@@ -167,7 +165,8 @@ class Job:
             if self._link is not None:
                 job.watched_by = "daemon" if self._link.has_watched else None
                 self._link.finish(linger=has_news)
-            self._tell_untold(oom_kills)
+            was_watched = self._link is not None and self._link.has_watched
+            self._news.tell_untold(cgroup, oom_kills, has_daemon=was_watched)
             return self._completed(job, lambda: self._members_of(cgroup, figures))
         finally:
             figures.close()
@@ -211,7 +210,7 @@ class Job:
     def _find_guard(self) -> None:
         """A daemon, the first that answers; or else ourselves, if the command takes its time."""
         while self._daemon_sockets:
-            link = DaemonLink(self._waiting, self._report, lost=self._find_guard)
+            link = DaemonLink(self._waiting, self._news.of_daemon, lost=self._find_guard)
             if link.open(self._daemon_sockets.pop(0), self._handle.cgroup or ""):
                 self._link = link
                 return
@@ -238,9 +237,9 @@ class Job:
         handle = self._handle
         if handle.source is None:
             was_watched = self._link is not None and self._link.has_watched
-            return job_guard.cgroup_guard(handle.cgroup or "", self._report, is_new=not was_watched)
+            return job_guard.cgroup_guard(handle.cgroup or "", self._news.our_own, is_new=not was_watched)
         limits = MemoryLimits(*self._limits)
-        self._tree_guard = job_guard.tree_guard(handle.source, limits, self._machine_total_bytes, self._report)
+        self._tree_guard = job_guard.tree_guard(handle.source, limits, self._machine_total_bytes, self._news.our_own)
         return self._tree_guard
 
     def _guard_failed(self, error: BaseException) -> None:
@@ -248,36 +247,11 @@ class Job:
             return  # The job has just ended, and its guard was still on its way.
         from slicemgr.service.report import GuardFailedReport
 
-        self._report(GuardFailedReport(f"{type(error).__name__}: {error}"))
+        self._news.our_own(GuardFailedReport(f"{type(error).__name__}: {error}"))
 
     def _finish_guard(self) -> None:
         if self._guard is not None:
             self._guard.finish()
-
-    def _report(self, report: Report) -> None:
-        """From any thread."""
-        from slicemgr.service.report import KernelKillReport
-
-        if isinstance(report, KernelKillReport):
-            self._oom_kills_told += report.count
-        self._telling(report)
-
-    def _tell(self, report: Report) -> None:
-        """In the delivery thread: to the person, and to the history if no daemon has done so."""
-        self._tell_person(report)
-        if self._link is None or not self._link.is_watching:
-            from slicemgr.service.history import remember
-
-            remember(self._state, report, slice_name=self._spec.slice_name, job=self._handle.unit or self._spec.name)
-
-    def _tell_untold(self, oom_kills: int | None) -> None:
-        """What the kernel has killed in a job that ended before its guard was there, or without one."""
-        if oom_kills is not None and oom_kills > self._oom_kills_told:
-            from slicemgr.kernel.kernel_log import oom_victims
-            from slicemgr.service.report import KernelKillReport
-
-            cgroup, untold = self._handle.cgroup or "", oom_kills - self._oom_kills_told
-            self._report(KernelKillReport(time.monotonic(), cgroup, untold, oom_victims(cgroup)[-untold:]))
 
 
 def _go_before(pid: int) -> None:

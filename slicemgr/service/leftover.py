@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who outlived the command of a job, and is guarded no longer."""
+"""What is left to tell at a job's end: who outlived the command, and whom the kernel took unseen."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import CgroupDir
 from slicemgr.kernel.errors import CgroupGoneError
+from slicemgr.kernel.kernel_log import oom_victims
+from slicemgr.service.report import KernelKillReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from slicemgr.model.process import ProcessIdentity, ProcessSample
 
@@ -28,6 +30,18 @@ def members_of(cgroup: str) -> set[int]:
             return directory.members()
     except CgroupGoneError:
         return set()
+
+
+def untold_kernel_kills(cgroup: str, count: int, own_victims: Collection[int]) -> KernelKillReport | None:
+    """The kernel's kills that no guard has told of; None if they may all have been dying of our own SIGKILL.
+
+    The kernel's OOM killer likes to take who is dying already, and counts it. Its log tells who that was; where it
+    can't be read, as many as we have killed are left out.
+    """
+    victims = oom_victims(cgroup)[-count:]
+    others = tuple(each for each in victims if each[0] not in own_victims)
+    count -= len(victims) - len(others) if victims else len(own_victims)
+    return KernelKillReport(time.monotonic(), cgroup, count, others) if count > 0 else None
 
 
 def left_running(members: Callable[[], Iterable[int]], *, ended_by_signal: bool) -> tuple[ProcessSample, ...]:
