@@ -14,7 +14,7 @@ PYTHON_TOOLS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
 }
-SCRIPTS = [".ci/prepare", ".ci/run", "examples/try", "tests/run"]
+SCRIPTS = [".ci/prepare", ".ci/run", "examples/try", "tests/run", "slicemgr/completions/slicemgr.bash"]
 
 
 def passes(*command: str) -> None:
@@ -33,13 +33,14 @@ def test_shell(script: str) -> None:
     """Nothing that shellcheck knows better."""
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not here; try: sudo apt install shellcheck")
-    passes("shellcheck", script)
+    passes("shellcheck", "--shell=bash", script)
 
 
 def test_every_file_says_its_licence() -> None:
     """One line, where a tool finds it."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    files = [ROOT / name for name in tracked if name.endswith((".py", ".cpp", ".hpp", "Makefile", ".slice"))]
+    endings = (".py", ".cpp", ".hpp", "Makefile", ".slice", ".service", ".conf", ".toml", ".bash", ".fish", "_slicemgr")
+    files = [ROOT / name for name in tracked if name.endswith(endings) and name != "pyproject.toml"]
     without = [
         str(file) for file in files if "SPDX-License-Identifier: LGPL-2.1-or-later" not in file.read_text()[:200]
     ]

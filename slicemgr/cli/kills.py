@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`slicemgr kills`: what was killed, and why."""
 
-import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -9,6 +8,8 @@ from typing import Final
 from slicemgr.cli import reading
 from slicemgr.cli.printable import say
 from slicemgr.cli.report_lines import history_line, is_action
+from slicemgr.config.values import parse_duration
+from slicemgr.model.quantity import QuantityError
 from slicemgr.service.history import History, Past
 from slicemgr.service.record import record_to_data
 
@@ -28,9 +29,6 @@ with --json: {"schema": "slicemgr.kills/1", "kills": [...], "skipped_lines": N};
 the history, schema "slicemgr.record/1".
 
 example: slicemgr kills --since 2h"""
-
-_UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_PART: Final = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]+)\s*", re.ASCII)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,14 +58,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def duration(text: str) -> float | None:
-    """`90s`, `1d 12h` in seconds; None if it is none. With days and weeks, which no time-out of a service has."""
-    seconds, at = 0.0, 0
-    while match := _PART.match(text, at):
-        if match[2] not in _UNITS:
-            return None
-        seconds += float(match[1]) * _UNITS[match[2]]
-        at = match.end()
-    return seconds if at == len(text) and text else None
+    """`90s`, `1d 12h` in seconds; None if it is none."""
+    try:
+        return parse_duration(text)
+    except QuantityError:
+        return None
 
 
 def whole_number(text: str) -> int | None:

@@ -24,7 +24,9 @@ _UNIT_SUFFIXES = (".service", ".scope", ".slice")
 _LONGEST_TEXT = 200
 """Characters of a value: nothing that can be meant is longer, and an error message quotes it."""
 
-_DURATION_UNITS: Final = {"": 1, "us": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+_DURATION_UNITS: Final = {
+    "": 1, "us": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800,
+}  # fmt: skip
 _DURATION_STEP: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", re.ASCII)
 
 

@@ -51,14 +51,17 @@ class ProvenProcess:
         pid = self.identity.pid
         if procfs.identity_of(pid) != self.identity:
             raise ProcessGoneError(pid)
-        if self._wanted:
-            self.cgroup = cgroup_of(pid)
-            if not _is_below(self.cgroup, self._wanted):
-                raise ProcessGoneError(pid)
+        self._prove_cgroup()
         # Once more at the last moment: it may have protected itself since the snapshot.
         if procfs.read_oom_score_adj(pid) <= OOM_SCORE_ADJ_MIN:
             raise RefusedError(f"process {pid} is protected by oom_score_adj {OOM_SCORE_ADJ_MIN}")
         self._signal(0)
+
+    def _prove_cgroup(self) -> None:
+        if self._wanted:
+            self.cgroup = cgroup_of(self.identity.pid)
+            if not _is_below(self.cgroup, self._wanted):
+                raise ProcessGoneError(self.identity.pid)
 
     def _signal(self, number: int) -> None:
         try:
@@ -73,7 +76,11 @@ class ProvenProcess:
         return self._pidfd
 
     def kill(self) -> None:
-        """SIGKILL. Raises ProcessGoneError, NotPermittedError."""
+        """SIGKILL. Raises ProcessGoneError, also if it has left its cgroup since; NotPermittedError.
+
+        The number behind the pidfd is its own for as long as it lives: if that has ended, the signal says so.
+        """
+        self._prove_cgroup()
         self._signal(signal.SIGKILL)
 
     def ask_to_end(self) -> None:

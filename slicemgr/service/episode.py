@@ -144,7 +144,10 @@ def kill_job_of(
     False where the kernel has no cgroup.kill (5.14), and where somebody in the job has to be spared.
     """
     try:
-        with CgroupDir.open(job_of(cgroup(victim.pid), job_root), mount) as job:
+        path = job_of(cgroup(victim.pid), job_root)
+        if path is None:
+            return False
+        with CgroupDir.open(path, mount) as job:
             members = job.members()
             adjusted = any(each.pid in members and each.oom_score_adj <= OOM_SCORE_ADJ_MIN for each in table)
             if adjusted or members & (spared | {1}) or victim.pid not in members:
@@ -155,14 +158,16 @@ def kill_job_of(
     return True
 
 
-def job_of(cgroup: str, job_root: str) -> str:
+def job_of(cgroup: str, job_root: str) -> str | None:
     """The job that a cgroup belongs to: the child of the slice it is in or below; the root itself if it is that.
+
+    None for a cgroup that is outside.
 
     A slice within the slice is no job: GNOME's app-org.gnome.Terminal.slice has a scope for each tab.
     """
     below = cgroup.removeprefix(job_root.rstrip("/") + "/")
     if below == cgroup:
-        return job_root
+        return job_root if cgroup == job_root else None
     parts = below.split("/")
     depth = next((at for at, part in enumerate(parts) if not part.endswith(".slice")), len(parts) - 1)
     return "/".join((job_root.rstrip("/"), *parts[: depth + 1]))

@@ -434,7 +434,7 @@ def test_a_kernel_that_has_no_cgroup_kill(tmp_path: Path) -> None:
         (SLICE, SLICE, SLICE),
         (JOB, JOB, JOB),
         (f"{JOB}/a", JOB, f"{JOB}/a"),
-        ("/build.slice2/x.scope", SLICE, SLICE),
+        ("/build.slice2/x.scope", SLICE, None),
         # GNOME has a slice for an application, and a scope in it for each window.
         ("/app.slice/app-t.slice/vte-1.scope", "/app.slice", "/app.slice/app-t.slice/vte-1.scope"),
         (
@@ -446,5 +446,5 @@ def test_a_kernel_that_has_no_cgroup_kill(tmp_path: Path) -> None:
         ("/x.scope/a", "/", "/x.scope"),
     ],
 )
-def test_which_job_it_is(cgroup: str, root: str, job: str) -> None:
+def test_which_job_it_is(cgroup: str, root: str, job: str | None) -> None:
     assert job_of(cgroup, root) == job
