@@ -12,15 +12,17 @@ import os
 
 
 class JobFigures:
-    """Three files of one cgroup, held open. What the kernel does not have, or has no more, is None."""
+    """Four files of one cgroup, held open. What the kernel does not have, or has no more, is None."""
 
-    __slots__ = ("_events", "_peak", "_populated")
+    __slots__ = ("_directory", "_events", "_peak", "_populated", "_procs")
 
     def __init__(self, directory: str) -> None:
         """`directory`: the cgroup's, with the mount point."""
         self._peak = _opened(f"{directory}/memory.peak")  # since 5.19
         self._events = _opened(f"{directory}/memory.events")
         self._populated = _opened(f"{directory}/cgroup.events")
+        self._procs = _opened(f"{directory}/cgroup.procs")
+        self._directory = directory
 
     def peak_bytes(self) -> int | None:
         """memory.peak: the most that it ever held, page cache included."""
@@ -40,9 +42,21 @@ class JobFigures:
         """Whether somebody lives here or below; zombies do not. False once the cgroup is gone."""
         return bool(_row(b"populated", _text_of(self._populated)))
 
+    def has_others_than(self, pid: int) -> bool:
+        """Whether anybody but this process lives here or below: below, whenever there is a cgroup below."""
+        if not self.is_populated():
+            return False
+        if any(each != b"%d" % pid for each in _text_of(self._procs).split()):
+            return True
+        try:
+            with os.scandir(self._directory) as entries:
+                return any(entry.is_dir(follow_symlinks=False) for entry in entries)
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Let go of the files."""
-        for descriptor in (self._peak, self._events, self._populated):
+        for descriptor in (self._peak, self._events, self._populated, self._procs):
             if descriptor is not None:
                 os.close(descriptor)
 

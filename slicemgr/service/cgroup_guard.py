@@ -251,8 +251,11 @@ class Rounds:
 
     async def __call__(self, called: asyncio.Event, seconds: float | None) -> None:
         """Sleep until `called`, or for `seconds`."""
+        # Not wait_for: until 3.12 it swallows a cancellation that comes together with the call, and the guard of a job
+        # that has just been killed would be waited for in vain.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(called.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await called.wait()
         loop = asyncio.get_running_loop()
         early = self._ended_seconds + SHORTEST_ROUND_SECONDS - loop.time()
         if early > 0:

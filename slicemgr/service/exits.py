@@ -10,7 +10,8 @@ async def readable_within(descriptor: int, timeout_seconds: float) -> bool:
     readable = asyncio.Event()
     loop.add_reader(descriptor, readable.set)
     try:
-        await asyncio.wait_for(readable.wait(), timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            await readable.wait()
     except TimeoutError:
         return False
     finally:

@@ -193,7 +193,7 @@ class Job:
         return time.monotonic() - self._let_go_seconds
 
     def _members_of(self, cgroup: str, figures: JobFigures) -> Iterable[int]:
-        if not figures.is_populated():
+        if not figures.has_others_than(0 if self._keeper is None else self._keeper.pid):
             return ()
         from slicemgr.service.leftover import members_of
 
