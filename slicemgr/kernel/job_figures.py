@@ -43,16 +43,11 @@ class JobFigures:
         return bool(_row(b"populated", _text_of(self._populated)))
 
     def has_others_than(self, pid: int) -> bool:
-        """Whether anybody but this process lives here or below: below, whenever there is a cgroup below."""
+        """Whether anybody but this process lives here or below."""
         if not self.is_populated():
             return False
-        if any(each != b"%d" % pid for each in _text_of(self._procs).split()):
-            return True
-        try:
-            with os.scandir(self._directory) as entries:
-                return any(entry.is_dir(follow_symlinks=False) for entry in entries)
-        except OSError:
-            return False
+        own = b"%d" % pid
+        return any(each != own for each in _text_of(self._procs).split()) or _lives_below(self._directory, own)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -75,6 +70,24 @@ def _text_of(descriptor: int | None) -> bytes:
         return os.pread(descriptor, 4096, 0)
     except OSError:  # ENODEV: the cgroup has been removed.
         return b""
+
+
+def _lives_below(directory: str, own: bytes) -> bool:
+    """Whether a process other than `own` is in a cgroup below this one; what can't be read holds nobody."""
+    try:
+        with os.scandir(directory) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return False
+    return any(_procs_of(each) - {own} or _lives_below(each, own) for each in below)
+
+
+def _procs_of(directory: str) -> set[bytes]:
+    try:
+        with open(f"{directory}/cgroup.procs", "rb") as file:
+            return set(file.read().split())
+    except OSError:
+        return set()
 
 
 def _row(key: bytes, text: bytes) -> int | None:

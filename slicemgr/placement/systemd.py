@@ -11,7 +11,15 @@ from __future__ import annotations
 
 import os
 
-from slicemgr.placement.backend import CGROUPS, JobHandle, PlacementError, avoid_oomd, cgroup_of, not_in_force
+from slicemgr.placement.backend import (
+    CGROUPS,
+    JobHandle,
+    PlacementError,
+    avoid_oomd,
+    cgroup_of,
+    not_in_force,
+    write_text,
+)
 from slicemgr.placement.bus_connection import ManagerError
 from slicemgr.placement.systemd1 import UNIT_EXISTS, escape
 
@@ -24,6 +32,9 @@ if TYPE_CHECKING:
 
 LONGEST_DESCRIPTION: Final = 200
 """Characters; `systemctl list-units` shows the first 60 or so."""
+
+BESIDE: Final = "slicemgr-keeper"
+"""The cgroup within a job's where those stand that are put beside it."""
 
 _SAME_NAMES: Final = 5
 """A pid comes back while its last scope lives on (a daemon of the job): then another name is tried."""
@@ -72,7 +83,7 @@ def open_job(
     beside: Sequence[int] = (),
     is_user: bool,
 ) -> JobHandle:
-    """Put a held process, and those that go `beside` it, into a scope of its own.
+    """Put a held process into a scope of its own, and those that go `beside` it into a cgroup within that.
 
     Limits in bytes; None is no limit of the job's own. Raises BusError, JobFailedError, PlacementError or OSError: the
     process is where it was, or gone.
@@ -94,6 +105,7 @@ def open_job(
         raise PlacementError(f"systemd made {unit} but left process {pid} in {cgroup}; try --backend embedded")
     if "ManagedOOMPreference" in left_out:
         avoid_oomd(CGROUPS + cgroup)
+    _step_aside(CGROUPS + cgroup, beside)
     missing = not_in_force(CGROUPS + cgroup, {_FILE_OF[key]: limit for key, limit in limits.items()})
     return JobHandle(
         "systemd",
@@ -102,6 +114,7 @@ def open_job(
         unit=unit,
         why_not=_why_not(CGROUPS + cgroup, missing, is_user=is_user),
         left_out=left_out,
+        release=lambda: _remove(f"{CGROUPS}{cgroup}/{BESIDE}"),
     )
 
 
@@ -143,6 +156,28 @@ def _start_scope(manager: Manager, name: str, pid: int, properties: Mapping[str,
             if error.name != UNIT_EXISTS or attempt == _SAME_NAMES:
                 raise
         attempt += 1
+
+
+def _step_aside(directory: str, beside: Sequence[int]) -> None:
+    """Leave the job its cgroup to divide, as Delegate=yes promises.
+
+    A cgroup with processes hands no controllers to those below it ("no internal processes",
+    Documentation/admin-guide/cgroup-v2.rst): with one of ours in it, `echo +memory > cgroup.subtree_control` was EBUSY.
+    """
+    try:
+        if beside:
+            os.mkdir(f"{directory}/{BESIDE}")
+        for pid in beside:
+            write_text(f"{directory}/{BESIDE}/cgroup.procs", str(pid))
+    except OSError:  # Then only a job that divides its cgroup is the worse for it.
+        return
+
+
+def _remove(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError:  # Gone with the scope, as mostly, or lived in.
+        return
 
 
 def no_controller(names: Sequence[str], *, is_user: bool) -> str:

@@ -49,6 +49,30 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     told.close()
 
 
+@pytest.mark.parametrize(
+    ("populated", "procs", "others"),
+    [
+        (1, {"": "7", "keeper": "3"}, True),
+        (1, {"": "", "keeper": "3"}, False),
+        (1, {"": "3"}, False),
+        (1, {"": "3\n7"}, True),
+        (1, {"": "", "keeper": "3", "left": ""}, False),
+        (1, {"": "", "keeper": "3", "left": "", "left/inner": "7"}, True),
+        (1, {"": "", "keeper": "3", "keeper/stowaway": "33"}, True),
+        (0, {"": "7"}, False),
+    ],
+    ids=["the job", "ours alone", "ours in the same", "both in the same", "empty below", "deep", "below ours", "gone"],
+)
+def test_who_else_lives_there(tmp_path: Path, populated: int, procs: dict[str, str], others: bool) -> None:
+    """In the cgroup and below it, whoever divided it."""
+    for path, pids in procs.items():
+        (tmp_path / path).mkdir(exist_ok=True)
+        (tmp_path / path / "cgroup.procs").write_text(f"{pids}\n")
+    told = figures(tmp_path, cgroup_events=f"populated {populated}\nfrozen 0\n")
+    assert told.has_others_than(3) is others
+    told.close()
+
+
 def test_the_machines_memory() -> None:
     """In bytes, and the one within the other."""
     total, available = read_total_and_available()

@@ -97,11 +97,37 @@ def test_what_a_scope_is_asked_for(
     handle.release()
 
 
-def test_a_process_that_stayed_where_it_was(fake: Callable[..., tuple[FakeManager, Manager]]) -> None:
+@pytest.mark.parametrize("writable", [True, False])
+def test_who_goes_beside_the_job(
+    fake: Callable[..., tuple[FakeManager, Manager]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    """In a cgroup of its own within the scope, which goes with the job; where none can be made, in the job's."""
+    there, manager = fake(makes_scopes)
+    monkeypatch.setattr(systemd, "CGROUPS", str(tmp_path))
+    monkeypatch.setattr(systemd, "cgroup_of", lambda pid: f"/slicemgr-make-{pid}.scope")
+    scope = tmp_path / "slicemgr-make-4711.scope"
+    leaf = scope / "slicemgr-keeper"
+    written: list[tuple[str, str]] = []
+    monkeypatch.setattr(systemd, "write_text", lambda path, text: written.append((path, text)))
+    if writable:
+        scope.mkdir()
+    handle = systemd.open_job(
+        manager, 4711, name="make", slice_name="build.slice", command=["make"], beside=[4712], is_user=True
+    )
+    assert dict(there.calls[0].values[2])["PIDs"] == ("au", [4711, 4712])
+    assert handle.limits_in_force
+    assert leaf.exists() is writable
+    assert written == ([(f"{leaf}/cgroup.procs", "4712")] if writable else [])
+    handle.release()
+    assert not leaf.exists()
+
+
+def test_a_process_that_stayed_where_it_was(
+    fake: Callable[..., tuple[FakeManager, Manager]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The manager's word is not enough: the process's own cgroup is asked."""
-    if not any(line.startswith("0::/") for line in Path("/proc/self/cgroup").read_text().splitlines()):
-        pytest.skip("needs a kernel with cgroup v2")
     _, manager = fake(makes_scopes)
+    monkeypatch.setattr(systemd, "cgroup_of", lambda _: "/user.slice/user-1000.slice/session-2.scope")
     with pytest.raises(backend.PlacementError, match="; try "):
         systemd.open_job(manager, os.getpid(), name="x", slice_name="build.slice", command=["x"], is_user=True)
 
