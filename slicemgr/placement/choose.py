@@ -153,7 +153,7 @@ def choose(
                 return Choice(backend, passed_over, rest, uid=uid, embedded=_embedded())
             _require_cgroup2(uid, needs_memory=needs_memory and backend == "systemd")
             if backend == "systemd":
-                manager = connect(uid, runtime_dir=runtime_dir, session_bus=session_bus)
+                manager = connect(uid, runtime_dir=runtime_dir, session_bus=session_bus, in_turn=True)
                 return Choice(backend, passed_over, rest, uid=uid, manager=manager)
             from slicemgr.placement import delegated
 

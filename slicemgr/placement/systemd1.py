@@ -7,9 +7,11 @@ its signals unasked. Where it can't be had, the bus on which the manager has its
 
 from __future__ import annotations
 
+import os
 import time
 
 from slicemgr.placement.bus_connection import BUS_NAME, BUS_PATH, Connection, ManagerError, NoManagerError
+from slicemgr.placement.turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,18 +87,33 @@ class UnitState:
         self.sub = sub
 
 
-def connect(uid: int, *, runtime_dir: str | None = None, session_bus: str | None = None) -> Manager:
-    """The manager of this user, root's being the system's. Raises NoManagerError with what was tried."""
+def connect(
+    uid: int, *, runtime_dir: str | None = None, session_bus: str | None = None, in_turn: bool = False
+) -> Manager:
+    """The manager of this user, root's being the system's. Raises NoManagerError with what was tried.
+
+    `in_turn`: after everybody else who says so, and before the next one until it is closed.
+    """
     if uid == 0:
         private, bus = "/run/systemd/private", "/run/dbus/system_bus_socket"
     else:
         home = runtime_dir or f"/run/user/{uid}"
         private, bus = f"{home}/systemd/private", _bus_address(session_bus) or f"{home}/bus"
+    turn = Turn(os.path.dirname(private)) if in_turn else None
     try:
-        return Manager(_connected(private, is_bus=False))
+        return Manager(_first_connected(private, bus), turn)
+    except BaseException:
+        if turn is not None:
+            turn.end()
+        raise
+
+
+def _first_connected(private: str, bus: str) -> Connection:
+    try:
+        return _connected(private, is_bus=False)
     except NoManagerError as refused:
         try:
-            return Manager(_connected(bus, is_bus=True))
+            return _connected(bus, is_bus=True)
         except NoManagerError:
             raise NoManagerError(f"{private}: {refused}", refused.errno) from None
 
@@ -124,13 +141,17 @@ def _bus_address(addresses: str | None) -> str | None:
 class Manager:
     """A connection to one manager. Every call raises ManagerError, CallTimeoutError, NoManagerError or FormatError."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, turn: Turn | None = None) -> None:
         self._connection = connection
+        self._turn = turn
         self._subscribed = not connection.is_bus
 
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
 
     def start_transient_unit(self, unit: str, properties: Mapping[str, Any]) -> tuple[str, ...]:
         """Make a unit and wait until it is there. Returns what this systemd does not know, which was left out.
