@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tests.vm.desktop_2010 import Desktop
     from tests.vm.systemd import Systemd
 
+# Not test files, and full of assertions.
+pytest.register_assert_rewrite(*(f"tests.vm.{name}" for name in ("bystanders", "desktop_2010", "guarded", "living")))
+
 HOST_TESTS = Path(__file__).parent / "host"
 GUEST = os.environ.get("SLICEMGR_VM_GUEST")
 RECORD = "SLICEMGR_VM_RECORD"

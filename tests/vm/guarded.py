@@ -12,62 +12,19 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tests.conftest import HOG
-from tests.vm.desktop_2010 import everybody, who_died
+from tests.vm.bystanders import until
 from tests.vm.systemd import Systemd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.vm.desktop_2010 import Person
+    from collections.abc import Iterator
 
 MIB = 1 << 20
 
 UNIT = "slicemgr.service"
 SLICES = ("build.slice", "app.slice", "session.slice")
-
-COME_AND_GO = ("(udev-worker)", "systemd-timedat", "systemd-hostnam")
-"""Services that end when they are idle."""
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Wait for something that a foreign process does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"never seen: {what}"
-        time.sleep(0.05)
-
-
-def people() -> frozenset[Person]:
-    """Everybody who does not end by himself: no kernel threads, and nobody of COME_AND_GO."""
-    found = set()
-    for each in everybody():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{each.pid}/cmdline").read_bytes() and each.comm not in COME_AND_GO:
-                found.add(each)
-    return frozenset(found)
-
-
-def kernel_kills() -> int:
-    """How many processes the kernel's OOM killer has taken on this machine since its boot, in cgroups or not."""
-    rows = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    return int(rows["oom_kill"])
-
-
-class Bystanders:
-    """All who live now, and may not die."""
-
-    def __init__(self) -> None:
-        self._people = people()
-        self._kernel_kills = kernel_kills()
-        self.expected_kernel_kills = 0
-
-    def check(self) -> None:
-        """AssertionError if one of them died, or the kernel took somebody unexpected."""
-        assert who_died(self._people) == []
-        assert kernel_kills() - self._kernel_kills == self.expected_kernel_kills
 
 
 def build_slice() -> str:
@@ -119,6 +76,9 @@ class Told:
 class Job:
     """`slicemgr run` in the background."""
 
+    begun: ClassVar[list[Job]] = []
+    """Those that nobody has waited for: a test that fails on the way leaves one."""
+
     def __init__(self, folder: Path, *arguments: str) -> None:
         self._json = folder / f"report-{time.monotonic_ns()}.json"
         self.process = subprocess.Popen(
@@ -128,15 +88,25 @@ class Job:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.begun.append(self)
 
     def end(self, seconds: float = 90.0) -> Told:
         """Close its stdin, and wait for its end."""
+        self.begun.remove(self)
         stdout, stderr = self.process.communicate(timeout=seconds)
         sys.stderr.write(stderr)
         assert self._json.exists(), stderr
         told = Told(self.process.returncode, stdout, stderr, json.loads(self._json.read_text()))
         told.nothing_failed()
         return told
+
+
+def end_begun_jobs() -> None:
+    """So that a test that has failed does not fail the next ones."""
+    while Job.begun:
+        process = Job.begun.pop().process
+        process.terminate()
+        process.communicate(timeout=30)
 
 
 def run_job(folder: Path, *arguments: str) -> Told:

@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.conftest import HOG
-from tests.vm.desktop_2010 import everybody, person, standing_by, who_died
+from tests.vm.bystanders import until
+from tests.vm.desktop_2010 import person, standing_by
 from tests.vm.systemd import CGROUPS, Systemd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from tests.vm.desktop_2010 import Person
 
 MIB, TESTER = 1 << 20, 1000
 UNIT = "slicemgr-alive.service"
 NO_JOB_LIMIT = '[slice.build]\nmemory_max = "max"\n'
-
-_COME_AND_GO = frozenset({"systemd-userwor", "(sd-close)"})  # systemd's own, which end when they are idle.
 
 _AS_MADE = {
     "build.slice": "MemoryMax=infinity MemoryHigh=infinity MemorySwapMax=infinity TasksMax=infinity CPUWeight=100",
@@ -38,41 +37,9 @@ _AS_MADE = {
 """What a daemon sets lasts until the next boot: so for the next test the slices are made what they were."""
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> None:
-    """Wait for something that a foreign process does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen: {what}"
-        time.sleep(0.05)
-
-
-def people() -> frozenset[Person]:
-    """Everybody but kernel threads, and workers that come and go by themselves."""
-    return frozenset(each for each in everybody() if each.comm not in _COME_AND_GO and not _is_kernels(each.pid))
-
-
-def dead(since: frozenset[Person]) -> list[str]:
-    """Names of those of `since` that are gone, sorted; our own, who end with what they do, are told apart by the tests."""
-    return [comm for comm in who_died(since) if not comm.startswith("slicemgr")]
-
-
 def is_gone(who: Person) -> bool:
     found = person(who.pid)
     return found is None or found[0].start_ticks != who.start_ticks or found[1] in "ZX"
-
-
-def _is_kernels(pid: int) -> bool:
-    try:
-        ppid = int(Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return pid == 2 or ppid == 2
-
-
-def kernel_kills() -> int:
-    """What the kernel's OOM killer has taken since the boot, for a cgroup or for the machine."""
-    rows = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    return int(rows["oom_kill"])
 
 
 def as_user(uid: int) -> dict[str, Any]:

@@ -11,23 +11,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.vm.bystanders import dead, people, until
 from tests.vm.desktop_2010 import standing_by
 from tests.vm.living import (
     MIB,
     Job,
     Service,
-    dead,
     held,
     is_gone,
     leak,
     living,
-    people,
     prepared,
     quiet,
     scope,
     slice_directory,
     start,
-    until,
     until_registered,
 )
 from tests.vm.systemd import cgroup_of

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import HOG
+from tests.vm.bystanders import until
 from tests.vm.desktop_2010 import everybody, standing_by, who_died
 from tests.vm.systemd import run
 
@@ -55,9 +55,7 @@ def test_a_build_that_does_not_fit(systemd: Systemd, vm_files: Path, tmp_path: P
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            deadline = time.monotonic() + 60
-            while "make" not in run("slicemgr", "list") and time.monotonic() < deadline:
-                time.sleep(0.1)
+            until(lambda: "make" in run("slicemgr", "list"), "the build is listed", 60)
             assert "build" in typed("slicemgr status")
             explained = typed("slicemgr explain build")
             output, _ = build.communicate()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slicemgr.policy.machine import ASSUMED_GROWTH_BYTES_PER_SECOND
+from tests.vm.bystanders import dead, kernel_kills, people, until
 from tests.vm.desktop_2010 import standing_by
 from tests.vm.living import (
     MIB,
@@ -23,18 +24,14 @@ from tests.vm.living import (
     as_user,
     cgroup_path,
     connections,
-    dead,
     held,
     is_gone,
-    kernel_kills,
     leak,
     living,
-    people,
     quiet,
     scope,
     session_of_tester,
     slice_directory,
-    until,
 )
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from slicemgr.placement.choose import choose
 from slicemgr.placement.systemd1 import NO_SUCH_UNIT, JobFailedError, Manager, connect
 from tests.bench import launch
 from tests.conftest import HOG
+from tests.vm.bystanders import until
 from tests.vm.systemd import CGROUPS, cgroup_of, run
 
 if TYPE_CHECKING:
@@ -138,15 +139,11 @@ def test_a_scope_is_gone_with_its_job(systemd: Systemd, held: Any, manager: Mana
     handle = command.place()
     command.let_go()
     assert command.process.wait() == 1
-    deadline = time.monotonic() + 20
-    while Path(f"{CGROUPS}{handle.cgroup}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert handle.unit is not None
-    while is_loaded(manager, handle.unit):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert handle.unit not in systemd.systemctl("list-units", "--all", "--plain", "--no-legend")
+    unit = handle.unit
+    assert unit is not None
+    until(lambda: not Path(f"{CGROUPS}{handle.cgroup}").exists(), "the cgroup is gone")
+    until(lambda: not is_loaded(manager, unit), "the unit is gone")
+    assert unit not in systemd.systemctl("list-units", "--all", "--plain", "--no-legend")
 
 
 def is_loaded(manager: Manager, unit: str) -> bool:

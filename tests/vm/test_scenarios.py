@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.vm.bystanders import Bystanders, until
 from tests.vm.desktop_2010 import standing_by
 from tests.vm.episodes import DATA, OUT
 from tests.vm.guarded import (
     MIB,
-    Bystanders,
     DaemonService,
     Job,
     RunItself,
     build_slice,
+    end_begun_jobs,
     hog,
     leak,
     run_job,
     shell,
-    until,
 )
 from tests.vm.systemd import Systemd
 from tests.vm.workload import prepare
@@ -82,6 +82,7 @@ def bystanders(guard: RunItself | DaemonService, desktop: Desktop) -> Iterator[B
         guard.forget()
     all_of_them = Bystanders()
     yield all_of_them
+    end_begun_jobs()
     all_of_them.check()
     assert desktop.complaints() == []
     if isinstance(guard, DaemonService):

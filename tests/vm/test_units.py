@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slicemgr.kernel.machine import machine_reading
+from tests.vm.bystanders import until
 from tests.vm.systemd import CGROUPS, run
 
 if TYPE_CHECKING:
@@ -223,15 +224,11 @@ def test_the_manager_hears_us(stand_in: Callable[[], StandIn]) -> None:
     assert guard.show("StatusText").startswith("guarding; ")
     assert guard.show("WatchdogTimestamp")
     guard.systemd.systemctl("reload", "slicemgr")
-    deadline = time.monotonic() + 30
-    while guard.show("StatusText") != "reloaded READY=0" and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert guard.show("StatusText") == "reloaded READY=0"
+    until(lambda: guard.show("StatusText") == "reloaded READY=0", "it has reloaded")
     assert guard.show("ActiveState") == "active"
     pid = guard.show("MainPID")
     run("kill", "-KILL", pid)
-    while guard.show("MainPID") in {pid, "0"} and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: guard.show("MainPID") not in {pid, "0"}, "it is started again")
     assert guard.show("NRestarts") == "1"
     guard.systemd.systemctl("stop", "slicemgr")
     assert guard.show("Result") == "success"
@@ -253,22 +250,16 @@ def test_the_daemon_itself(systemd: Systemd, installed: Path, vm_user: str, vm_f
     def show(name: str) -> str:
         return systemd.systemctl("show", f"--property={name}", "--value", "slicemgr")
 
-    def until(name: str, *unwanted: str) -> str:
-        deadline = time.monotonic() + 30
-        while (value := show(name)) in unwanted and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return value
-
     assert installed.is_dir()
     systemd.systemctl("start", "slicemgr")
     try:
         words = [show("StatusText")]
         systemd.systemctl("reload", "slicemgr")
-        words.append(until("StatusText", "", "reading the configuration"))
+        until(lambda: show("StatusText") not in {"", "reading the configuration"}, "it has reloaded")
+        words.append(show("StatusText"))
         pid = show("MainPID")
         run("kill", "-KILL", pid)
-        assert until("MainPID", pid, "0") not in {pid, "0"}
-        assert until("ActiveState", "activating", "deactivating") == "active"
+        until(lambda: show("MainPID") not in {pid, "0"} and show("ActiveState") == "active", "it is back")
         assert show("NRestarts") == "1"
     finally:
         systemd.systemctl("stop", "slicemgr")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everybody who lives in the guest, and what became of them; for tests that end somebody."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.vm.desktop_2010 import everybody, who_died
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.vm.desktop_2010 import Person
+
+_COME_AND_GO = frozenset({"systemd-userwor", "(sd-close)", "(udev-worker)", "systemd-timedat", "systemd-hostnam"})
+"""systemd's own, which end when they are idle."""
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> None:
+    """Wait for something that a foreign process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen: {what}"
+        time.sleep(0.05)
+
+
+def people() -> frozenset[Person]:
+    """Everybody who does not end by himself: no kernel threads, and no workers that come and go."""
+    return frozenset(each for each in everybody() if each.comm not in _COME_AND_GO and not _is_kernels(each.pid))
+
+
+def dead(since: frozenset[Person]) -> list[str]:
+    """Names of those of `since` that are gone, sorted; our own, who end with what they do, are told apart by the tests."""
+    return [comm for comm in who_died(since) if not comm.startswith("slicemgr")]
+
+
+def kernel_kills() -> int:
+    """What the kernel's OOM killer has taken since the boot, for a cgroup or for the machine."""
+    rows = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(rows["oom_kill"])
+
+
+class Bystanders:
+    """All who live now, and may not die."""
+
+    def __init__(self) -> None:
+        self._people = people()
+        self._kernel_kills = kernel_kills()
+        self.expected_kernel_kills = 0
+
+    def check(self) -> None:
+        """AssertionError if one of them died, or the kernel took somebody unexpected."""
+        assert who_died(self._people) == []
+        assert kernel_kills() - self._kernel_kills == self.expected_kernel_kills
+
+
+def _is_kernels(pid: int) -> bool:
+    try:
+        ppid = int(Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return pid == 2 or ppid == 2
