@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-PATIENCE_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 30.0
 """Then it is tried out of turn, which is slow where many wait, and right: who is at its turn may have been stopped."""
 
 FIRST_PAUSE_SECONDS: Final = 0.001

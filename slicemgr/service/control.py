@@ -94,7 +94,8 @@ class ControlServer:
                 while await reader.read(LONGEST_REQUEST):
                     pass  # Nothing more is asked on this connection; its end is what is waited for.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._at_rest(), LAST_WORDS_SECONDS)
+                    async with asyncio.timeout(LAST_WORDS_SECONDS):
+                        await self._at_rest()
         except (ConnectionError, ValueError, TimeoutError):  # ValueError: a line beyond LONGEST_REQUEST.
             pass
         finally:

@@ -88,7 +88,6 @@ class Daemon:
         self._delivery = Delivery(self._deliver)
         self._dry_run = dry_run
         self._manager_calls = Worker("manager")
-        self._manager: Manager | None = None
         self._readiness = Readiness(environment.get("NOTIFY_SOCKET"))
         self._own_words: tuple[str, ...] = ()
 
@@ -128,7 +127,8 @@ class Daemon:
             self._readiness.stopping("ending")
             await self._guards.at_rest()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._manager_calls.ask(self._lift), LIFT_SECONDS)
+                async with asyncio.timeout(LIFT_SECONDS):
+                    await self._manager_calls.ask(self._lift)
             for task in others:
                 task.cancel()
             self._guards.cancel()
@@ -151,27 +151,24 @@ class Daemon:
 
     def _open_slices(self) -> list[OpenedSlice]:
         """In the manager's thread."""
-        if self._manager is None:
+        root = user_root(os.getuid()) if self._is_user else SYSTEM_ROOT
+        with contextlib.ExitStack() as stack:
+            manager: Manager | None = None
             try:
-                self._manager = connect(
-                    os.getuid() if self._is_user else 0,
-                    runtime_dir=self._environment.get("XDG_RUNTIME_DIR"),
-                    session_bus=self._environment.get("DBUS_SESSION_BUS_ADDRESS"),
-                )
+                manager = stack.enter_context(self._connected())
             except (BusError, OSError) as error:
                 self._say(f"no service manager answers ({error}): the slices are taken as they are")
-        root = user_root(os.getuid()) if self._is_user else SYSTEM_ROOT
-        return [
-            open_slice(
-                spec,
-                self._config.machine,
-                total_bytes=self._guards.total_bytes,
-                manager=self._manager,
-                root=root,
-                is_user=self._is_user,
-            )
-            for spec in self._own_slices()
-        ]
+            return [
+                open_slice(
+                    spec,
+                    self._config.machine,
+                    total_bytes=self._guards.total_bytes,
+                    manager=manager,
+                    root=root,
+                    is_user=self._is_user,
+                )
+                for spec in self._own_slices()
+            ]
 
     def _lift(self) -> None:
         """In the manager's thread: nobody guards them from now on, so nobody is to be slowed down there.
@@ -179,12 +176,22 @@ class Daemon:
         The guardian lifts memory.high as well, but the manager writes its own idea of it again whenever a slice gets
         its first job or loses its last.
         """
-        if self._manager is None:
-            return
-        for spec in self._own_slices():
-            if throttled_by_us(spec, self._config.machine, self._guards.total_bytes):
-                with contextlib.suppress(BusError, OSError):
-                    self._manager.set_unit_properties(spec.unit, {"MemoryHigh": NO_LIMIT})
+        with contextlib.suppress(BusError, OSError), self._connected() as manager:
+            for spec in self._own_slices():
+                if throttled_by_us(spec, self._config.machine, self._guards.total_bytes):
+                    with contextlib.suppress(BusError, OSError):
+                        manager.set_unit_properties(spec.unit, {"MemoryHigh": NO_LIMIT})
+
+    def _connected(self) -> contextlib.closing[Manager]:
+        """The manager, for as long as there is something to say: whoever stays connected is sent the signals of all
+        units, and what nobody reads piles up in the manager. Raises BusError, OSError."""
+        return contextlib.closing(
+            connect(
+                os.getuid() if self._is_user else 0,
+                runtime_dir=self._environment.get("XDG_RUNTIME_DIR"),
+                session_bus=self._environment.get("DBUS_SESSION_BUS_ADDRESS"),
+            )
+        )
 
     def _own_slices(self) -> list[SliceSpec]:
         """Those that this daemon's manager has."""
@@ -201,7 +208,6 @@ class Daemon:
                 self._say(f"kept the old configuration: {error.lines[0]}")
                 self._readiness.ready(f"kept the old configuration: {error.lines[0]}")
                 continue
-            self._manager = None  # It may have been started anew; connecting takes 1 ms.
             await self._apply(guardian, tasks)
             self._say("read the configuration again")
             self._readiness.ready(self._status())

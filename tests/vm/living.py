@@ -217,15 +217,15 @@ def ask(service: Service, cgroup: str) -> str:
         return connection.makefile().readline()
 
 
-def connections(service: Service) -> int:
+def connections(server: Path) -> int:
     """Those that it has taken: each has the server's path as its name, and so has the ear itself."""
     lines = Path("/proc/net/unix").read_text().splitlines()
-    return sum(line.endswith(f" {service.socket}") for line in lines) - 1
+    return sum(line.endswith(f" {server}") for line in lines) - 1
 
 
 def until_registered(service: Service, job: Job) -> None:
     """`slicemgr run` has been told that its job is watched."""
-    until(lambda: connections(service) > 0, "the job is registered")
+    until(lambda: connections(service.socket) > 0, "the job is registered")
     assert ask(service, "/" + str(cgroup_path(job.hog.pid))) == "ok\n"
 
 

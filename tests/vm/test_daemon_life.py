@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from tests.vm.living import (
     MIB,
     Job,
     Service,
+    connections,
     held,
     is_gone,
     leak,
@@ -32,7 +34,6 @@ from tests.vm.systemd import cgroup_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.vm.systemd import Systemd
 
@@ -54,6 +55,9 @@ def test_it_is_ready_and_ends_in_order(systemd: Systemd, tmp_path: Path) -> None
         assert service.show("ActiveState") == "active"
         assert service.show("StatusText").startswith("guarding build.slice")
         assert service.socket.is_socket()
+        # Who stays connected to the manager is sent the signals of all units, and nobody would read them.
+        home = f"/run/user/{service.uid}" if service.uid else "/run"
+        until(lambda: connections(Path(home) / "systemd/private") == 0, "it has hung up on its manager")
         since = people()
         second = subprocess.run(["slicemgr", "daemon"], capture_output=True, text=True, timeout=60)
         assert (second.returncode, second.stderr.count("\n")) == (125, 1), second.stderr

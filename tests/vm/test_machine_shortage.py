@@ -148,7 +148,7 @@ def test_the_systems_daemon_guards_root_and_users(systemd: Systemd, tmp_path: Pa
             assert dead(since) == ["roots"]
         with held(tmp_path, leak("users"), *JOB_100M, uid=TESTER) as job:
             assert cgroup_path(job.hog.pid).startswith("user.slice/user-1000.slice/user@1000.service/build.slice/")
-            until(lambda: connections(service) > 0, "it is registered")
+            until(lambda: connections(service.socket) > 0, "it is registered")
             since = people()
             assert "killed 'users'" in job.told()
             assert dead(since) == ["users"]
@@ -162,8 +162,8 @@ def test_a_users_own_daemon_comes_first(systemd: Systemd, tmp_path: Path) -> Non
     open_to_all(tmp_path)
     with kernel_not_needed(), session_of_tester(), living() as systems, living(uid=TESTER) as own:
         with held(tmp_path, leak("users"), *JOB_100M, uid=TESTER) as job:
-            until(lambda: connections(own) > 0, "it is registered")
-            assert connections(systems) == 0
+            until(lambda: connections(own.socket) > 0, "it is registered")
+            assert connections(systems.socket) == 0
             since = people()
             assert "killed 'users'" in job.told()
             assert dead(since) == ["users"]
