@@ -2,7 +2,8 @@
 """Formats of cgroup v2 and of the machine's memory: text in, value out; opens no file.
 
 Kernels differ: an unknown row is ignored, a missing one is None, and only a known row with an unknown value is a
-FormatError. Numbers are unsigned decimals; Python's int() would also take `1_000` and ` -5`.
+FormatError. Numbers are unsigned decimals; Python's int() would also take `1_000` and ` -5`. A line ends at a newline
+and nowhere else: the kernel escapes that one in names, and not the carriage return at which splitlines() cuts as well.
 """
 
 import re
@@ -74,16 +75,14 @@ _STAT_ROWS: Final = tuple((field.name, field.name.encode()) for field in fields(
 _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 """mangle_path() of fs/seq_file.c: white space and backslashes in a path, as three octal digits."""
 
+_GAP: Final = re.compile(rb"[ \t]+")
+"""Between the columns of /proc/swaps."""
+
 
 def parse_single(text: bytes, what: str = "a cgroup file") -> int | None:
     """`104857600`, or `max`, which is None: no limit. Raises FormatError."""
     word = text.strip()
     return None if word == b"max" else _number(word, text, what)
-
-
-def parse_key_values(text: bytes, what: str = "a flat keyed cgroup file") -> dict[str, int]:
-    """`key number` lines; rows with other values are left out. Raises FormatError for a line without a value."""
-    return {_decode(key): _number(value, text, what) for key, value in _rows(text, what).items() if value.isdigit()}
 
 
 def parse_memory_events(text: bytes) -> MemoryEvents:
@@ -123,7 +122,7 @@ def parse_pressure(text: bytes) -> Pressure:
     Raises FormatError.
     """
     some = full = None
-    for line in text.splitlines():
+    for line in _lines(text):
         kind, _, rest = line.partition(b" ")
         if kind == b"some":
             some = _stall(rest, text)
@@ -153,7 +152,7 @@ def parse_cgroup_path(text: bytes) -> str | None:
     A name can't forge a line: the kernel refuses a newline in it. The ` (deleted)` behind the path of a zombie
     stays, because it may be part of a name: no directory has that path, and that is the answer.
     """
-    for line in text.splitlines():
+    for line in _lines(text):
         if line.startswith(b"0::/"):
             return _decode(line[3:])
     return None
@@ -181,7 +180,7 @@ def parse_meminfo(text: bytes) -> MemInfo:
 
 def parse_swaps(text: bytes) -> tuple[SwapDevice, ...]:
     """/proc/swaps: a heading, then `/dev/zram0  partition  786428  0  100` in kilobytes. Raises FormatError."""
-    return tuple(_swap_device(line.split(), text) for line in text.splitlines()[1:])
+    return tuple(_swap_device(_GAP.split(line), text) for line in _lines(text)[1:])
 
 
 def parse_zram(text: bytes) -> ZramUse:
@@ -198,7 +197,7 @@ def parse_zram(text: bytes) -> ZramUse:
 
 def parse_mounts(text: bytes) -> list[Mount]:
     """/proc/self/mountinfo: `31 24 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw`. Raises FormatError."""
-    return [_mount(line, text) for line in text.splitlines()]
+    return [_mount(line, text) for line in _lines(text)]
 
 
 def _swap_device(words: list[bytes], text: bytes) -> SwapDevice:
@@ -241,9 +240,14 @@ def _share(word: bytes, text: bytes) -> float:
     return float(word)
 
 
+def _lines(text: bytes) -> list[bytes]:
+    lines = text.split(b"\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def _rows(text: bytes, what: str, separator: bytes = b" ") -> dict[bytes, bytes]:
     rows: dict[bytes, bytes] = {}
-    for line in text.splitlines():
+    for line in _lines(text):
         key, found, value = line.partition(separator)
         if not found:
             raise FormatError(what, text)

@@ -71,6 +71,11 @@ _UNIFIED: Final = "`systemd.unified_cgroup_hierarchy=1` on the kernel command li
 _SINCE: Final = {Feature.KILL: "5.14", Feature.RECLAIM: "5.19", Feature.PEAK: "5.19"}
 
 
+def not_mounted(mount: str = MOUNT) -> Missing:
+    """There is none at all, or not where it is looked for."""
+    return Missing(Feature.CGROUP2, f"no cgroup v2 is mounted at {mount}", f"mount -t cgroup2 cgroup2 {mount}")
+
+
 def find_mount(proc: str = "/proc") -> tuple[str | None, tuple[Missing, ...]]:
     """Where cgroup v2 is, by /proc/self/mountinfo, and what is wrong with it. Raises FormatError."""
     try:
@@ -86,7 +91,7 @@ def find_mount(proc: str = "/proc") -> tuple[str | None, tuple[Missing, ...]]:
         )
         return None, (Missing(Feature.CGROUP2, what, _UNIFIED),)
     if not version_2:
-        return None, (Missing(Feature.CGROUP2, "no cgroup v2 is mounted", f"mount -t cgroup2 cgroup2 {MOUNT}"),)
+        return None, (not_mounted(),)
     # Of two on one another the later one is seen.
     found = next((mount for mount in reversed(version_2) if mount.point == MOUNT), version_2[-1])
     if found.read_only:

@@ -91,7 +91,7 @@ def _procs_of(directory: str) -> set[bytes]:
 
 
 def _row(key: bytes, text: bytes) -> int | None:
-    for line in text.splitlines():
+    for line in text.split(b"\n"):
         name, _, value = line.partition(b" ")
         if name == key:
             return int(value)

@@ -40,7 +40,7 @@ def oom_victims(cgroup: str, path: str = KMSG) -> tuple[tuple[int, str], ...]:
                 break
             if not record:
                 break
-            for line in record.splitlines():
+            for line in record.split(b"\n"):
                 victim = parse_oom_kill(line, cgroup)
                 if victim is not None:
                     found.append(victim)

@@ -6,15 +6,20 @@ first, then the start time behind the number is compared, and then the pidfd is 
 still there. If it is, the number was never free in between, and what was compared was the process itself.
 """
 
+import errno
 import os
 import signal
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from slicemgr.kernel import procfs, syscalls
 from slicemgr.kernel.cgroupfs import cgroup_of
 from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
+from slicemgr.model.cgroup import is_below
 from slicemgr.model.process import OOM_SCORE_ADJ_MIN, ProcessIdentity
+
+_FORBIDDEN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
+"""How a sandbox says that nobody in it gets a pidfd."""
 
 
 class RefusedError(Exception):
@@ -27,7 +32,8 @@ class ProvenProcess:
     def __init__(self, identity: ProcessIdentity, cgroup: str = "") -> None:
         """Prove it, and that it is in this cgroup or below, if one is named (as /proc/PID/cgroup names it).
 
-        Raises ProcessGoneError, also if it has been moved elsewhere; RefusedError, NotPermittedError.
+        Raises ProcessGoneError, also if it has been moved elsewhere; RefusedError, NotPermittedError; OSError where no
+        descriptor or no memory is to be had now (EMFILE, ENFILE, ENOMEM): that says nothing about the process.
         """
         if identity.pid <= 1 or identity.pid == os.getpid():
             raise RefusedError(f"process {identity.pid} is never killed")
@@ -35,8 +41,10 @@ class ProvenProcess:
             self._pidfd = os.pidfd_open(identity.pid)
         except ProcessLookupError as error:
             raise ProcessGoneError(identity.pid) from error
-        except OSError as error:  # EPERM or ENOSYS of a sandbox; EMFILE.
-            raise NotPermittedError(identity.pid, "open a pidfd of") from error
+        except OSError as error:
+            if error.errno in _FORBIDDEN:
+                raise NotPermittedError(identity.pid, "open a pidfd of") from error
+            raise
         self.identity = identity
         self._wanted = cgroup
         self.cgroup = ""
@@ -60,7 +68,7 @@ class ProvenProcess:
     def _prove_cgroup(self) -> None:
         if self._wanted:
             self.cgroup = cgroup_of(self.identity.pid)
-            if not _is_below(self.cgroup, self._wanted):
+            if not is_below(self.cgroup, self._wanted):
                 raise ProcessGoneError(self.identity.pid)
 
     def _signal(self, number: int) -> None:
@@ -98,10 +106,6 @@ class ProvenProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _is_below(cgroup: str, ancestor: str) -> bool:
-    return cgroup == ancestor or cgroup.startswith(ancestor.rstrip("/") + "/")
 
 
 def release_memory(pidfd: int) -> None:

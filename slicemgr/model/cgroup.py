@@ -5,6 +5,11 @@ import enum
 from dataclasses import dataclass
 
 
+def is_below(cgroup: str, ancestor: str) -> bool:
+    """Whether a cgroup is this one or below it, by their paths as /proc/PID/cgroup tells them."""
+    return cgroup == ancestor or cgroup.startswith(ancestor.rstrip("/") + "/")
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
     """Limits in bytes; None is no limit. The names are cgroup v2's (Documentation/admin-guide/cgroup-v2.rst)."""

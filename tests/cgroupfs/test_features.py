@@ -55,7 +55,7 @@ def test_nothing_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mountinfo", "text"),
     [
-        ("", "no cgroup v2 is mounted; try mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+        ("", "no cgroup v2 is mounted at /sys/fs/cgroup; try mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
         (MEMORY_1, "the cgroups are of version 1; try `systemd.unified_cgroup_hierarchy=1` on the kernel command line"),
         (
             UNIFIED + MEMORY_1,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from slicemgr.service import guard as guard_module
 from slicemgr.service.episode import job_of, kill_job_of
 from slicemgr.service.futility import FUTILE_SACRIFICES
 from slicemgr.service.guard import Ended, Guard, KillRules
+from slicemgr.service.kernel_kills import DYING_SECONDS
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import KillOutcome, KillReport, NoVictimReport, Report
 from tests.unit.samples import process
@@ -152,6 +154,9 @@ async def test_a_real_victim_in_its_cgroup(child: Callable[..., subprocess.Popen
     assert kill.killed
     assert not kill.asked_to_end
     assert kill.usage_after_bytes == 5
+    victims = path.guard.victims
+    assert victims.dying(cgroup, 1.0) == victims.pids() == {victim.pid}
+    assert victims.dying(cgroup, 1.1 + DYING_SECONDS) == frozenset()
 
 
 @pytest.mark.asyncio
@@ -184,6 +189,44 @@ def test_the_cgroup_is_proven_with_the_identity(child: Callable[..., subprocess.
         with pytest.raises(RefusedError):
             ProvenProcess(procfs.identity_of(pid), "/")
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def no_pidfd(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
+    """The next calls fail like this."""
+    failures, original = iter(numbers), os.pidfd_open
+
+    def pidfd_open(pid: int, flags: int = 0) -> int:
+        for number in failures:
+            raise OSError(number, os.strerror(number))
+        return original(pid, flags)
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_no_descriptor_is_to_be_had_now(
+    child: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """That says nothing about the process: a moment later it is named again, and goes."""
+    victim, path = child(), KillPath()
+    no_pidfd(monkeypatch, number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        await path.end(Offender([victim.pid]))
+    assert path.told == []
+    assert await path.end(Offender([victim.pid])) is Ended.EXITED
+    assert victim.wait() == -signal.SIGKILL
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENOSYS])
+async def test_a_sandbox_without_pidfds(
+    child: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    victim, path = child(), KillPath()
+    no_pidfd(monkeypatch, number)
+    assert await path.end(Offender([victim.pid])) is Ended.SURVIVED
+    assert [kill.outcome for kill in path.kills] == [KillOutcome.NOT_PERMITTED]
 
 
 def test_a_name_that_begins_alike_is_not_below(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PARSERS: list[Callable[[bytes], Any]] = [
     formats.parse_single,
-    formats.parse_key_values,
     formats.parse_memory_events,
     formats.parse_memory_stat,
     formats.parse_cgroup_events,
@@ -166,18 +165,13 @@ def test_cgroup_events(text: bytes, events: CgroupEvents) -> None:
         (b"0::/job.scope (deleted)\n", "/job.scope (deleted)"),
         (b"0::/caf\xe9\n", "/caf\udce9"),
         (b"0::/with:colon ::/and space\n", "/with:colon ::/and space"),
+        (b"0::/user.slice/build.slice\rnot/x\n", "/user.slice/build.slice\rnot/x"),
+        (b"4:memory:/a\r0::/forged\n0::/b\x0b\x0c\x1c\n", "/b\x0b\x0c\x1c"),
     ],
 )
 def test_cgroup_path(text: bytes, path: str | None) -> None:
     """The line of version 2, in a hybrid tree too."""
     assert formats.parse_cgroup_path(text) == path
-
-
-def test_key_values() -> None:
-    """All that are numbers."""
-    assert formats.parse_key_values(b"nr_descendants 3\nnr_dying 0\nother x\n") == {"nr_descendants": 3, "nr_dying": 0}
-    with pytest.raises(FormatError):
-        formats.parse_key_values(b"nr_descendants\n")
 
 
 def test_words() -> None:
@@ -212,6 +206,7 @@ def test_swaps() -> None:
         SwapDevice("/dev/zram0", 786428 << 10, 1 << 20),
         SwapDevice("/my swap\\", 8192, 0),
     )
+    assert formats.parse_swaps(heading + b"/a\rb\x0c file\t8\t0\t-2\n") == (SwapDevice("/a\rb\x0c", 8192, 0),)
     assert formats.parse_swaps(heading) == formats.parse_swaps(b"") == ()
     with pytest.raises(FormatError):
         formats.parse_swaps(heading + b"/dev/zram0 partition\n")
@@ -239,6 +234,10 @@ def test_zram() -> None:
         (
             b"35 31 0:32 /docker/a\\040b /mnt rw - cgroup cgroup ro,memory\n",
             Mount("/docker/a b", "/mnt", "cgroup", True, frozenset({"ro", "memory"})),
+        ),
+        (
+            b"90 24 0:55 / /home/u/a\rb rw,nosuid - fuse.sshfs host:a\rb rw,user_id=1000\n",
+            Mount("/", "/home/u/a\rb", "fuse.sshfs", False, frozenset({"rw", "user_id=1000"})),
         ),
     ],
 )

@@ -126,9 +126,11 @@ def test_status_before_4_5_counts_all_of_rss() -> None:
 
 
 def test_a_name_cant_forge_a_line() -> None:
-    """The kernel escapes newlines in `Name:`; a colon in it stays in its line."""
+    """The kernel escapes newlines in `Name:`, and no carriage return; a colon in it stays in its line."""
     forged = STATUS.replace(b"meinproc5", b"VmRSS: 9 kB\\nVmRSS: 9 kB")
     assert parse_status_memory(forged) == parse_status_memory(STATUS)
+    zombie = b"Name:\tx\rVmSize: 9 kB\rx\nState:\tZ (zombie)\n"
+    assert not parse_status_memory(zombie).has_memory
 
 
 def test_rollup_counts_shared_pages_once() -> None:
