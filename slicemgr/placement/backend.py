@@ -73,7 +73,7 @@ class JobHandle:
 
 def cgroup_of(pid: int | str) -> str:
     """The cgroup of a process as /proc/PID/cgroup tells it. Raises OSError; PlacementError if it is in none of v2."""
-    for line in read_text(f"/proc/{pid}/cgroup").splitlines():
+    for line in read_text(f"/proc/{pid}/cgroup").split("\n"):  # splitlines() would cut a name at its `\r` as well.
         if line.startswith("0::/"):
             return line[3:]
     raise PlacementError("this kernel has no cgroup v2; try one from 4.5 on, with CONFIG_CGROUPS")
@@ -109,7 +109,8 @@ def not_in_force(directory: str, limits: Mapping[str, int | None]) -> tuple[str,
         if wanted is None:
             continue
         try:
-            text = read_text(f"{directory}/{name}").split()[-1]  # io.weight: "default 100"
+            # io.weight: "default 100", and with IODeviceWeight= a line for each device behind it, "8:0 300".
+            text = read_text(f"{directory}/{name}").split("\n", 1)[0].split()[-1]
         except (OSError, IndexError):
             missing.append(name)
             continue

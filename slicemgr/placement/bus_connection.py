@@ -35,7 +35,6 @@ _METHOD_CALL: Final = 1
 _METHOD_RETURN: Final = 2
 _ERROR: Final = 3
 _SIGNAL: Final = 4
-_NO_REPLY_EXPECTED: Final = 1
 # Header fields of the specification, "Header Fields".
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SIGNATURE = 1, 2, 3, 4, 5, 6, 8
 _FIELD_SIGNATURES: Final = {1: "o", 2: "s", 3: "s", 4: "s", 5: "u", 6: "s", 7: "s", 8: "g", 9: "u"}
@@ -145,7 +144,7 @@ class Connection:
         Raises ManagerError (the answer is an error), CallTimeoutError, NoManagerError, FormatError.
         """
         deadline = time.monotonic() + (self._seconds if seconds is None else seconds)
-        serial = self._send(destination, path, interface, member, signature, values, deadline, flags=0)
+        serial = self._send(destination, path, interface, member, signature, values, deadline)
         while True:
             message = self._next_message(deadline)
             if message.kind == _SIGNAL:
@@ -159,13 +158,6 @@ class Connection:
                     said = message.values()
                     text = said[0] if said and isinstance(said[0], str) else ""
                     raise ManagerError(str(message.fields.get(_ERROR_NAME, "")), text)
-
-    def tell(
-        self, destination: str, path: str, interface: str, member: str, signature: str = "", values: Sequence[Any] = ()
-    ) -> None:
-        """Call a method and want no answer. Raises CallTimeoutError, NoManagerError."""
-        deadline = time.monotonic() + self._seconds
-        self._send(destination, path, interface, member, signature, values, deadline, flags=_NO_REPLY_EXPECTED)
 
     def next_signal(self, deadline: float) -> Message:
         """The oldest signal, waiting for one until the deadline (monotonic). Raises as `call`."""
@@ -184,8 +176,6 @@ class Connection:
         signature: str,
         values: Sequence[Any],
         deadline: float,
-        *,
-        flags: int,
     ) -> int:
         if not self._greeted:
             self._greeted = True
@@ -197,7 +187,7 @@ class Connection:
             fields.append((_DESTINATION, ("s", destination)))
         if signature:
             fields.append((_SIGNATURE, ("g", signature)))
-        header = pack("yyyyuua(yv)", (ord("l"), _METHOD_CALL, flags, 1, len(body), self._serial, fields))
+        header = pack("yyyyuua(yv)", (ord("l"), _METHOD_CALL, 0, 1, len(body), self._serial, fields))
         self._transmit(header + bytes(-len(header) % 8) + body, deadline)
         return self._serial
 

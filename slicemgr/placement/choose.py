@@ -33,7 +33,7 @@ class NoBackendError(Exception):
 class Choice:
     """A backend that looked good, and those that come after it."""
 
-    __slots__ = ("_embedded", "_manager", "_rest", "_uid", "backend", "passed_over")
+    __slots__ = ("_embedded", "_manager", "_parents", "_rest", "_uid", "backend", "passed_over")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Choice:
         *,
         uid: int,
         manager: Manager | None = None,
+        parents: Sequence[str] | None = None,
         embedded: JobHandle | None = None,
     ) -> None:
         self.backend = backend
@@ -52,6 +53,7 @@ class Choice:
         self._rest = rest
         self._uid = uid
         self._manager = manager
+        self._parents = parents
         self._embedded = embedded
 
     def open_job(
@@ -68,7 +70,8 @@ class Choice:
     ) -> JobHandle:
         """Place a held process, here or in the next backend that takes it. Limits in bytes; None is no limit.
 
-        `beside` are pids of our own that keep the job's scope in being; only a service manager takes it away.
+        `beside` are pids of our own that stay beside the job until its end: they keep its scope in being, which a
+        service manager would take away.
 
         Blocks for the manager's answer. Raises NoBackendError when nobody takes it.
         """
@@ -94,6 +97,8 @@ class Choice:
                     handle = delegated.open_job(
                         pid,
                         name=name,
+                        parents=self._parents,
+                        beside=beside,
                         memory_high=memory_high,
                         memory_max=memory_max,
                         memory_swap_max=memory_swap_max,
@@ -157,8 +162,8 @@ def choose(
                 return Choice(backend, passed_over, rest, uid=uid, manager=manager)
             from slicemgr.placement import delegated
 
-            delegated.writable_parents(cgroup_of("self"))
-            return Choice(backend, passed_over, rest, uid=uid)
+            parents = delegated.writable_parents(cgroup_of("self"))
+            return Choice(backend, passed_over, rest, uid=uid, parents=parents)
         except (BusError, PlacementError, OSError) as error:
             passed_over += ((backend, _reason(backend, error)),)
     raise NoBackendError(passed_over[-1][1])
@@ -175,8 +180,7 @@ def _require_cgroup2(uid: int, *, needs_memory: bool) -> None:
     try:
         controllers = read_text(f"{CGROUPS}/cgroup.controllers")
     except OSError:
-        kind = "has a hybrid tree" if os.path.isdir(f"{CGROUPS}/unified") else "is no cgroup v2"
-        raise PlacementError(f"{CGROUPS} {kind}; try to boot with systemd.unified_cgroup_hierarchy=1") from None
+        raise PlacementError(_why_no_cgroup2()) from None
     if not needs_memory:
         return
     if "memory" not in controllers.split():
@@ -188,6 +192,17 @@ def _require_cgroup2(uid: int, *, needs_memory: bool) -> None:
             return
         if "memory" not in controllers.split():
             raise PlacementError(systemd.no_controller(["memory"], is_user=True))
+
+
+def _why_no_cgroup2() -> str:
+    """As kernel/features.py says it, which reads the mount table and is not light."""
+    if os.path.isdir(f"{CGROUPS}/unified"):
+        what = "the cgroups are of version 1, or a mix of both (hybrid)"
+    elif os.path.isdir(f"{CGROUPS}/memory"):
+        what = "the cgroups are of version 1"
+    else:
+        return f"no cgroup v2 is mounted at {CGROUPS}; try mount -t cgroup2 cgroup2 {CGROUPS}"
+    return f"{what}; try `systemd.unified_cgroup_hierarchy=1` on the kernel command line"
 
 
 def _reason(backend: str, error: Exception) -> str:

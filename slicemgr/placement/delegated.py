@@ -28,6 +28,7 @@ from slicemgr.placement.bus_wire import BusError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
 _UNIT_SUFFIXES: Final = (".slice", ".scope", ".service", ".socket", ".mount", ".swap")
@@ -69,17 +70,19 @@ def open_job(
     memory_high: int | None = None,
     memory_max: int | None = None,
     memory_swap_max: int | None = None,
+    parents: Sequence[str] | None = None,
+    beside: Sequence[int] = (),
 ) -> JobHandle:
     """Put a held process into a cgroup of its own, with these limits in bytes; None is no limit.
 
-    Raises PlacementError, with the process where it was.
+    `parents`: of writable_parents, where they are known. `beside`: processes of ours that may stand where we do; they
+    go with us, and have ended before the job is released. Raises PlacementError, with the process where it was.
     """
-    own = cgroup_of("self")
     reasons = []
-    for parent in writable_parents(own):
+    for parent in writable_parents(cgroup_of("self")) if parents is None else parents:
         undo: list[tuple[str, str]] = []
         try:
-            _hand_down_memory(parent, pid, undo)
+            _hand_down_memory(parent, {pid, *beside}, undo)
             directory = _make_job(parent, f"slicemgr-{_file_name(name)}-{pid}")
         except (OSError, PlacementError) as error:
             _step_back(undo)
@@ -93,6 +96,7 @@ def open_job(
             _step_back(undo)
             reasons.append(_reason(error, directory))
             continue
+        _forget_others(undo)
         missing = not_in_force(directory, limits)
         why_not = f"the kernel has no {', '.join(missing)} here; try without that limit" if missing else ""
 
@@ -153,8 +157,11 @@ def _is_writable(directory: str) -> bool:
     return all(os.access(directory + file, os.W_OK) for file in files)
 
 
-def _hand_down_memory(parent: str, held: int, undo: list[tuple[str, str]]) -> None:
-    """See that children of `parent` have the memory controller. `undo` gets (file, text) to write, in reverse."""
+def _hand_down_memory(parent: str, others: set[int], undo: list[tuple[str, str]]) -> None:
+    """See that children of `parent` have the memory controller; `others` are ours to move, too.
+
+    `undo` gets (file, text) to write, in reverse.
+    """
     control = f"{parent}/cgroup.subtree_control"
     if "memory" in read_text(control).split():
         return
@@ -164,7 +171,7 @@ def _hand_down_memory(parent: str, held: int, undo: list[tuple[str, str]]) -> No
         )
     own = os.getpid()
     members = {int(pid) for pid in read_text(f"{parent}/cgroup.procs").split()}
-    strangers = members - {own, held}
+    strangers = members - {own} - others
     if strangers:
         who = f"{len(strangers)} other process{'es' if len(strangers) > 1 else ''} (pid {min(strangers)})"
         raise PlacementError(f"{who} in {parent}; try to start slicemgr alone in a cgroup of its own")
@@ -177,6 +184,12 @@ def _hand_down_memory(parent: str, held: int, undo: list[tuple[str, str]]) -> No
             undo.append((f"{parent}/cgroup.procs", str(pid)))
     write_text(control, "+memory")
     undo.append((control, "-memory"))
+
+
+def _forget_others(undo: list[tuple[str, str]]) -> None:
+    """Only we are to be moved back at the end: by then the others have ended, and their pids may be anybody's."""
+    own = str(os.getpid())
+    undo[:] = [(path, text) for path, text in undo if not path.endswith("/cgroup.procs") or text == own]
 
 
 def _make_job(parent: str, name: str) -> str:

@@ -24,6 +24,9 @@ NO_LIMIT: Final = (1 << 64) - 1
 JOB_SECONDS: Final = 90.0
 """For a job of the manager to be done."""
 
+ROOT_TURN: Final = "/run/slicemgr.turn"
+"""A file of root's, mode 0600, empty."""
+
 PROPERTY_SIGNATURES: Final = {
     "CPUWeight": "t",
     "CollectMode": "s",
@@ -99,13 +102,18 @@ def connect(
     else:
         home = runtime_dir or f"/run/user/{uid}"
         private, bus = f"{home}/systemd/private", _bus_address(session_bus) or f"{home}/bus"
-    turn = Turn(os.path.dirname(private)) if in_turn else None
+    turn = _turn(uid, private) if in_turn else None
     try:
         return Manager(_first_connected(private, bus), turn)
     except BaseException:
         if turn is not None:
             turn.end()
         raise
+
+
+def _turn(uid: int, private: str) -> Turn:
+    """A user's directory is closed to others (0700 above it); the system's is not, and a lock on it anybody's."""
+    return Turn(os.path.dirname(private)) if uid else Turn(ROOT_TURN, is_directory=False)
 
 
 def _first_connected(private: str, bus: str) -> Connection:
@@ -186,10 +194,6 @@ class Manager:
         self._subscribe()
         (job,) = self._manager("StopUnit", "ss", (unit, "replace"))
         self._wait_for(job, unit)
-
-    def reset_failed(self, unit: str) -> None:
-        """Forget that it failed, so that its name is free again."""
-        self._manager("ResetFailedUnit", "s", (unit,))
 
     def set_unit_properties(self, unit: str, properties: Mapping[str, Any]) -> None:
         """Change a living unit until the next boot (runtime)."""

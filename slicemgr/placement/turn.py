@@ -25,21 +25,27 @@ LONGEST_PAUSE_SECONDS: Final = 0.03
 
 
 class Turn:
-    """A lock on a directory of the manager's. It ends with us at the latest."""
+    """A lock where only those may open it who wait for each other: anybody else could make them wait. It ends with us
+    at the latest."""
 
     __slots__ = ("_descriptor",)
 
     def __init__(
         self,
-        directory: str,
+        path: str,
         *,
+        is_directory: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Wait for it, for PATIENCE_SECONDS at most. Where there is no such directory, nobody waits."""
+        """Wait for it, for PATIENCE_SECONDS at most. `path` is a directory that is there, or a file that may be made.
+
+        Where it can't be opened, nobody waits.
+        """
         self._descriptor: int | None = None
+        how = os.O_RDONLY | os.O_DIRECTORY if is_directory else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         try:
-            self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._descriptor = os.open(path, how | os.O_CLOEXEC, 0o600)
         except OSError:
             return
         deadline, pause = clock() + PATIENCE_SECONDS, FIRST_PAUSE_SECONDS

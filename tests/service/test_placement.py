@@ -374,6 +374,23 @@ def test_limits_are_read_back(tmp_path: Path, written: str | None, wanted: int |
     assert backend.not_in_force(str(tmp_path), {"memory.max": wanted}) == (() if held else ("memory.max",))
 
 
+@pytest.mark.parametrize(
+    ("written", "held"),
+    [("default 100\n", True), ("default 100\n8:0 300\n", True), ("default 300\n8:0 100\n", False), ("", False)],
+)
+def test_weights_are_read_back(tmp_path: Path, written: str, held: bool) -> None:
+    """The default comes first; behind it each device that has a weight of its own."""
+    (tmp_path / "io.weight").write_text(written)
+    assert backend.not_in_force(str(tmp_path), {"io.weight": 100}) == (() if held else ("io.weight",))
+
+
+@pytest.mark.parametrize("sign", ["\r", "\x0b", "\x1c", "\x85", "\u2028"], ids=ascii)
+def test_a_cgroup_with_a_strange_name(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    """The kernel refuses a newline in a name, and nothing else: all the rest is part of it."""
+    monkeypatch.setattr(backend, "read_text", lambda _: f"4:memory:/a{sign}0::/forged\n0::/build.slice{sign}x/y\n")
+    assert backend.cgroup_of(1) == f"/build.slice{sign}x/y"
+
+
 def cgroups(root: Path, *paths: str, delegated_at: str | None = None) -> str:
     """Directories that look like a cgroup tree."""
     for path in ("", *paths):

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING
 
+import pytest
+
+from slicemgr.placement import systemd1
+from slicemgr.placement.bus_connection import NoManagerError
 from slicemgr.placement.turn import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
 
 class Clock:
@@ -93,6 +96,53 @@ def test_no_manager_no_turn(tmp_path: Path) -> None:
     clock = Clock()
     take(tmp_path / "gone", clock).end()
     assert clock.pauses == []
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    """It is made for us alone: who may open it may lock it, and let us wait."""
+    path = tmp_path / "slicemgr.turn"
+    clock = Clock()
+    first = Turn(str(path), is_directory=False, clock=clock, sleep=clock.sleep)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    waiting = Clock(first.end)
+    Turn(str(path), is_directory=False, clock=waiting, sleep=waiting.sleep).end()
+    assert (clock.pauses, waiting.pauses) == ([], [FIRST_PAUSE_SECONDS])
+
+
+def test_a_file_that_cant_be_made(tmp_path: Path) -> None:
+    """In a container without a /run, or where somebody has put a link in its place: nobody waits."""
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for path in (tmp_path / "gone/slicemgr.turn", tmp_path / "link"):
+        clock = Clock()
+        Turn(str(path), is_directory=False, clock=clock, sleep=clock.sleep).end()
+        assert clock.pauses == []
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("uid", "taken"),
+    [(0, ("/run/slicemgr.turn", {"is_directory": False})), (1000, ("/run/user/1000/systemd", {}))],
+    ids=["root", "user"],
+)
+def test_where_it_is(monkeypatch: pytest.MonkeyPatch, uid: int, taken: tuple[str, dict[str, bool]]) -> None:
+    """Of the system's manager not its directory, which is 0755: any user could hold root up for PATIENCE_SECONDS."""
+    asked: list[tuple[str, dict[str, bool]]] = []
+
+    class Noted:
+        def __init__(self, path: str, **how: bool) -> None:
+            asked.append((path, how))
+
+        def end(self) -> None:
+            asked.append(("end", {}))
+
+    def refuse(private: str, bus: str) -> None:
+        raise NoManagerError(f"{private} {bus}")
+
+    monkeypatch.setattr(systemd1, "Turn", Noted)
+    monkeypatch.setattr(systemd1, "_first_connected", refuse)
+    with pytest.raises(NoManagerError):
+        systemd1.connect(uid, in_turn=True)
+    assert asked == [taken, ("end", {})]
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from slicemgr.placement.choose import NoBackendError, choose
@@ -18,11 +19,18 @@ def main() -> None:
     """The argument: `preference`, `needs_memory`, `memory_max`."""
     asked = json.loads(sys.argv[1])
     before = cgroup_of()
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as command:
+    cat = partial(subprocess.Popen[bytes], ["cat"], stdin=subprocess.PIPE)
+    # The second one is what a keeper is to `slicemgr run`: it stands beside us, and has ended before the release.
+    with cat() as command, cat() as keeper:
         try:
             choice = choose(asked["preference"], uid=os.getuid(), needs_memory=asked.get("needs_memory", True))
             handle = choice.open_job(
-                command.pid, name="ca t", slice_name="build.slice", command=["cat"], memory_max=asked["memory_max"]
+                command.pid,
+                name="ca t",
+                slice_name="build.slice",
+                command=["cat"],
+                memory_max=asked["memory_max"],
+                beside=[keeper.pid],
             )
         except NoBackendError as error:
             print(json.dumps({"error": str(error)}))
@@ -38,6 +46,7 @@ def main() -> None:
             "passed_over": dict(handle.passed_over),
             "memory.max": file.read_text().strip() if file.exists() else None,
             "ourselves": str(cgroup_of()),
+            "keeper": str(cgroup_of(keeper.pid)),
             "before": str(before),
         }
     handle.release()

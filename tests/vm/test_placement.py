@@ -309,7 +309,7 @@ def inside(systemd: Systemd, asked: dict[str, Any], *command: str, **properties:
 def test_a_cgroup_of_ones_own_below_a_delegated_one(systemd: Systemd) -> None:
     """Held by files alone: we step into a leaf, the job gets its limit, and afterwards all is as it was."""
     asked = {"preference": "cgroup", "memory_max": 64 * MIB + 7}
-    # One process alone in the unit: systemd-run becomes its command; `cat`, which stands beside us, is the job itself.
+    # One process alone in the unit: systemd-run becomes its command; of those beside us one is the job, one the keeper.
     told = inside(systemd, asked, Delegate="yes")
     assert told["backend"] == "cgroup"
     assert told["place"].startswith(f"{told['before']}/slicemgr-ca_t-")
@@ -317,6 +317,7 @@ def test_a_cgroup_of_ones_own_below_a_delegated_one(systemd: Systemd) -> None:
     assert told["memory.max"] == str(64 * MIB)
     assert told["limits_in_force"], told
     assert told["ourselves"].startswith(f"{told['before']}/slicemgr-self-")
+    assert told["keeper"] == told["ourselves"]
     assert (told["after"], told["left"]) == (told["before"], [])
 
 
