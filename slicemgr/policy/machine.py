@@ -87,7 +87,8 @@ def judge(state: MachineState, reading: MachineReading, thresholds: Thresholds) 
     no_swap = swap_room_bytes(reading) <= thresholds.swap_free_bytes
     waiting = low_for >= PATIENCE_SECONDS and full_usec - state.full_usec_then >= low_for * FULL_SHARE * 1e6
     if not (no_swap or waiting):
-        return state, None
+        # Measured anew: a machine that was low for an hour without waiting would else be judged by that hour.
+        return (MachineState(reading.taken_seconds, full_usec) if low_for >= PATIENCE_SECONDS else state), None
     shortage = Shortage(
         Resource.MACHINE, reading.available_bytes, thresholds.available_bytes, Evidence.MACHINE, low_for
     )

@@ -67,6 +67,10 @@ THRASH_STUCK_SHARE: Final = 1 / 2
 sixteenth of its limit came back each second after it had been taken, and at least half of the limit is held by what
 reclaim can't take. The last row is what saves a group that only reads files: its page cache may come and go."""
 
+MEMORY_SECONDS: Final = THRASH_PATIENCE_SECONDS
+"""What lies further back counts for less and less: a group that ran half of the time for ten minutes, and then stands
+still, would else be judged by those ten minutes (decided on after 150 s)."""
+
 SETTLE_SECONDS: Final = 2.0
 QUIET_SOME_SHARE: Final = 0.1
 """Two seconds without an event, and hardly anybody waiting: the group needs no looking at, wherever it stands."""
@@ -103,12 +107,14 @@ class ReactionState:
     """Since when nothing has happened at memory.high."""
     warned: bool = False
     """In an episode above memory.high, which has been told."""
+    seen_seconds: float = 0.0
+    """While stalled: for how long that has been measured; at most MEMORY_SECONDS."""
     full_seconds: float = 0.0
-    """While stalled: how long all tasks waited."""
+    """Of that time: how long all tasks waited."""
     waiting_seconds: float = 0.0
-    """While stalled: how long somebody did."""
-    refault_pages: int = 0
-    """While stalled: how many pages came back."""
+    """Of that time: how long somebody did."""
+    refault_pages: float = 0
+    """In that time: how many pages came back."""
     is_close: bool = False
     """While throttled: little is left to reclaim, so a stall may begin at any moment."""
 
@@ -134,7 +140,13 @@ def react(
     if state.phase in {Phase.CALM, Phase.THROTTLED}:
         state = _watch_high(state, situation, limits)
         if _stalls(situation, limits):
-            state = replace(_enter(state, Phase.STALLED, now), full_seconds=0.0, waiting_seconds=0.0, refault_pages=0)
+            state = replace(
+                _enter(state, Phase.STALLED, now),
+                seen_seconds=0.0,
+                full_seconds=0.0,
+                waiting_seconds=0.0,
+                refault_pages=0,
+            )
     else:
         state = _remember(state, situation)
         if _cleared(state, situation, limits):
@@ -209,20 +221,23 @@ def _cleared(state: ReactionState, situation: Situation, limits: MemoryLimits) -
     line = _line(limits)
     if line is None or not (situation.stuck_bytes >= line or _is_near(situation, line)):
         return True
-    stalled = situation.at_seconds - state.since_seconds
-    if stalled < PATIENCE_SECONDS or situation.full_share is None:
+    seen = state.seen_seconds
+    if seen < PATIENCE_SECONDS or situation.full_share is None:
         return False
-    partly = situation.stuck_bytes >= line and state.waiting_seconds >= stalled * PARTIAL_WAITING_SHARE
-    return state.full_seconds < stalled * STALL_CLEARED_FULL_SHARE and not partly
+    partly = situation.stuck_bytes >= line and state.waiting_seconds >= seen * PARTIAL_WAITING_SHARE
+    return state.full_seconds < seen * STALL_CLEARED_FULL_SHARE and not partly
 
 
 def _remember(state: ReactionState, situation: Situation) -> ReactionState:
     elapsed = situation.elapsed_seconds
+    seen = state.seen_seconds + elapsed
+    kept = min(1.0, MEMORY_SECONDS / seen) if seen else 1.0
     return replace(
         state,
-        full_seconds=state.full_seconds + (situation.full_share or 0.0) * elapsed,
-        waiting_seconds=state.waiting_seconds + (situation.waiting_share or 0.0) * elapsed,
-        refault_pages=state.refault_pages + situation.refault_pages,
+        seen_seconds=min(seen, MEMORY_SECONDS),
+        full_seconds=(state.full_seconds + (situation.full_share or 0.0) * elapsed) * kept,
+        waiting_seconds=(state.waiting_seconds + (situation.waiting_share or 0.0) * elapsed) * kept,
+        refault_pages=(state.refault_pages + situation.refault_pages) * kept,
     )
 
 
@@ -234,23 +249,25 @@ def _hopeless(state: ReactionState, situation: Situation, limits: MemoryLimits, 
     stalled = situation.at_seconds - state.since_seconds
     resource = Resource.MEMORY if limits.high is None else Resource.HIGH
     usage = situation.usage_bytes
-    if _is_stuck(situation, limits) and (_is_on_the_brink(situation, limits) or _has_waited(state, situation, stalled)):
+    if _is_stuck(situation, limits) and (_is_on_the_brink(situation, limits) or _has_waited(state, situation)):
         evidence = Evidence.SWAP_FULL if situation.swap_bytes else Evidence.UNRECLAIMABLE
         return Shortage(resource, usage, line, evidence, stalled)
-    if stalled < THRASH_PATIENCE_SECONDS or situation.unreclaimable_bytes < line * THRASH_STUCK_SHARE:
+    seen = state.seen_seconds
+    if seen < THRASH_PATIENCE_SECONDS or situation.unreclaimable_bytes < line * THRASH_STUCK_SHARE:
         return None
-    refaulted = state.refault_pages * page_bytes / stalled
-    if state.full_seconds >= stalled * THRASH_FULL_SHARE and refaulted >= line * THRASH_REFAULT_SHARE_PER_SECOND:
+    refaulted = state.refault_pages * page_bytes / seen
+    if state.full_seconds >= seen * THRASH_FULL_SHARE and refaulted >= line * THRASH_REFAULT_SHARE_PER_SECOND:
         return Shortage(resource, usage, line, Evidence.THRASHING, stalled)
     return None
 
 
-def _has_waited(state: ReactionState, situation: Situation, stalled: float) -> bool:
+def _has_waited(state: ReactionState, situation: Situation) -> bool:
     """For long enough, and for most of that time."""
+    seen = state.seen_seconds
     if situation.full_share is None:
-        return stalled >= PATIENCE_SECONDS
-    fully = stalled >= PATIENCE_SECONDS and state.full_seconds >= stalled * STALL_FULL_SHARE
-    partly = stalled >= PARTIAL_PATIENCE_SECONDS and state.waiting_seconds >= stalled * PARTIAL_WAITING_SHARE
+        return seen >= PATIENCE_SECONDS
+    fully = seen >= PATIENCE_SECONDS and state.full_seconds >= seen * STALL_FULL_SHARE
+    partly = seen >= PARTIAL_PATIENCE_SECONDS and state.waiting_seconds >= seen * PARTIAL_WAITING_SHARE
     return fully or partly
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One cgroup from the first event at its limit until it is calm again; the offender of its own kill path."""
 
+import contextlib
 import dataclasses
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir, cgroup_of
@@ -37,6 +39,7 @@ class Episode:
         self.has_room = True
         """What is stuck is below its limits; one that is calm without that has only nobody who asks for more."""
         self._directory = directory
+        self._around: list[CgroupDir] = []
         self._before = before
         self._job_root = job_root
         self._free_swap = free_swap
@@ -44,6 +47,11 @@ class Episode:
         self._clock = clock
         self._last: CgroupReading | None = None
         self._is_compared = False
+        try:
+            self._around.extend(_cgroups_around(directory.path, mount))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def cgroup(self) -> str:
@@ -104,8 +112,9 @@ class Episode:
         return kill_job_of(victim, cgroup_of, table, spared, job_root=self._job_root, mount=self._mount)
 
     def close(self) -> None:
-        """Close its directory."""
-        self._directory.close()
+        """Close its directory, and those around it."""
+        for each in (self._directory, *self._around):
+            each.close()
 
     def _now(self) -> Situation:
         reading = self._directory.reading(self._clock)
@@ -123,11 +132,29 @@ class Episode:
         )
 
     def _swap_room(self, reading: CgroupReading) -> int:
-        """What swap could still take: of the machine's, and below the cgroup's own limit."""
-        free = self._free_swap()
-        if self.limits.swap_max is None:
-            return free
-        return max(0, min(free, self.limits.swap_max - (reading.swap_bytes or 0)))
+        """What swap could still take: of the machine's, below the cgroup's own limit, and below those around it.
+
+        `memory_swap_max = 0` of a slice holds for its jobs, whose own is `max`: without a look around, a leak in one
+        of them seemed to have the machine's swap before it, and stood at memory.high for ever.
+        """
+        room = self._free_swap()
+        if self.limits.swap_max is not None:
+            room = min(room, self.limits.swap_max - (reading.swap_bytes or 0))
+        for each in self._around:
+            with contextlib.suppress(KernelError):
+                limit = each.swap_max()
+                if limit is not None:
+                    room = min(room, limit - (each.swap_current() or 0))
+        return max(0, room)
+
+
+def _cgroups_around(path: str, mount: str) -> Iterator[CgroupDir]:
+    """All above it but the root, which has no limits; those that can't be read tell nothing."""
+    above = os.path.dirname(path)
+    while above != "/":
+        with contextlib.suppress(KernelError):
+            yield CgroupDir.open(above, mount)
+        above = os.path.dirname(above)
 
 
 def kill_job_of(

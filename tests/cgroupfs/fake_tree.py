@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from slicemgr.model.process import ProcessTable
 from slicemgr.service.report import KillReport
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MIB: Final = 1 << 20
 HIGH: Final = 100 * MIB
 MAX: Final = 120 * MIB
+TURNS: Final = 8
+"""Of the loop: an exit that can be seen is seen within so many, before the next thing happens."""
 _EVENTS: Final = ("low", "high", "max", "oom", "oom_kill", "oom_group_kill")
 
 
@@ -39,6 +41,8 @@ class Group:
     file: int = 0
     high: int | None = None
     max: int | None = None
+    swap: int = 0
+    swap_max: int | None = 0
     pids: list[int] = field(default_factory=list)
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_EVENTS, 0))
     """At its own limits."""
@@ -113,8 +117,8 @@ class FakeTree:
         stalled = max(each.stalled_usec for each in below)
         line = f"avg10=0.00 avg60=0.00 avg300=0.00 total={stalled}"
         yield "memory.current", f"{anon + file}\n"
-        yield "memory.swap.current", "0\n"
-        yield "memory.swap.max", "0\n"
+        yield "memory.swap.current", f"{sum(each.swap for each in below)}\n"
+        yield "memory.swap.max", f"{'max' if own.swap_max is None else own.swap_max}\n"
         yield "memory.high", f"{'max' if own.high is None else own.high}\n"
         yield "memory.max", f"{'max' if own.max is None else own.max}\n"
         yield "memory.stat", f"anon {anon}\nfile {file}\nshmem 0\nkernel 0\nslab_reclaimable 0\n"
@@ -142,6 +146,8 @@ class Script:
         return self.now
 
     async def wait(self, called: asyncio.Event, seconds: float | None) -> None:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         self.waits.append(seconds)
         if not self._steps:
             raise ScriptIsOverError
@@ -174,7 +180,8 @@ class Victims:
         self.killed: list[int] = []
         self.told: list[Report] = []
         self.survives: set[int] = set()
-        """Who does not end by SIGKILL."""
+        """Who does not end by SIGKILL; or not before `exit`."""
+        self._dying: dict[int, FakeVictim] = {}
         monkeypatch.setattr(procfs, "snapshot", self.snapshot)
 
     def snapshot(self, pids: Iterable[int]) -> ProcessTable:
@@ -184,6 +191,10 @@ class Victims:
     def kills(self) -> list[tuple[int, str]]:
         """(pid, offending cgroup) of each report."""
         return [(each.victim.pid, each.cgroup) for each in self.told if isinstance(each, KillReport)]
+
+    def exit(self, pid: int) -> None:
+        """One that was slow to end."""
+        self._dying.pop(pid).exit()
 
     def cgroup_of(self, pid: int) -> str:
         return next((path for path, group in self.tree.groups.items() if pid in group.pids), "")
@@ -218,13 +229,19 @@ class FakeVictim:
     def kill(self) -> None:
         self._victims.killed.append(self._pid)
         if self._pid in self._victims.survives:
-            return
+            self._victims._dying[self._pid] = self
+        else:
+            self.exit()
+
+    def exit(self) -> None:
         os.close(self._writer)
         self._writer = -1
-        group = self._victims.tree.groups[self.cgroup]
-        group.pids.remove(self._pid)
-        group.anon -= self._victims.processes.pop(self._pid).rss_pages * procfs.PAGE_BYTES
-        self._victims.tree.sync()
+        held_bytes = self._victims.processes.pop(self._pid).rss_pages * procfs.PAGE_BYTES
+        group = self._victims.tree.groups.get(self.cgroup)
+        if group is not None and self._pid in group.pids:
+            group.pids.remove(self._pid)
+            group.anon -= held_bytes
+            self._victims.tree.sync()
 
     def close(self) -> None:
         os.close(self._exit)

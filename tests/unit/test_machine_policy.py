@@ -158,6 +158,23 @@ def test_waiting_for_swap(seconds: float, full_usec: int, short: bool) -> None:
         assert shortage.stalled_seconds == seconds
 
 
+@pytest.mark.parametrize("calm_seconds", [0, 60, 600, 3600])
+def test_an_hour_of_little_memory_does_not_count(calm_seconds: int) -> None:
+    """Little is available, and nobody waits; when they do, that is seen within two seconds, however long it was calm."""
+    swapping = replace(SHORT, swap_total_bytes=GIB, swap_free_bytes=GIB, pressure=waited(0))
+    state = MachineState()
+    for tenth in range(calm_seconds * 10):
+        state, shortage = judge(state, replace(swapping, taken_seconds=100 + tenth / 10), LOW)
+        assert shortage is None
+    for tenth in range(30):
+        now = replace(swapping, taken_seconds=100 + calm_seconds + tenth / 10, pressure=waited(tenth * 90_000))
+        state, shortage = judge(state, now, LOW)
+        if shortage is not None:
+            break
+    assert shortage is not None
+    assert tenth / 10 <= 2 * machine.PATIENCE_SECONDS
+
+
 def test_a_shortage_that_ends_begins_anew() -> None:
     """Patience is for one shortage."""
     swapping = replace(SHORT, swap_total_bytes=GIB, swap_free_bytes=GIB, pressure=waited(0))

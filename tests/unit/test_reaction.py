@@ -233,6 +233,17 @@ def test_thrashing(refaults: int, kills: bool) -> None:
         assert kill * 0.05 == pytest.approx(reaction.THRASH_PATIENCE_SECONDS, abs=0.1)
 
 
+@pytest.mark.parametrize("before_seconds", [1, 60, 600])
+def test_what_is_long_ago_does_not_count(before_seconds: float) -> None:
+    """Half of the time it ran, for however long; when it stands still, it is decided on within three seconds."""
+    begin = [at(0.0, 1010, 1010, 0.7, events=1)]
+    half = looks(before_seconds, 1010, 1010, 0.5, start=0.05)
+    assert first_kill(play([*begin, *half])) is None
+    kill = first_kill(play([*begin, *half, *looks(5, 1010, 1010, 1.0, start=before_seconds + 0.1)]))
+    assert kill is not None
+    assert (kill - 1 - len(half)) * 0.05 < 3.0
+
+
 def test_memory_max_alone_is_a_line_too() -> None:
     """No memory.high: the stall is at memory.max."""
     told = play(looks(1, 1100, 1100, 1.0), MemoryLimits(max=1100))
