@@ -2,10 +2,9 @@
 """The guard of a cgroup and all below it: sleeps until a counter moves, finds whose limit it was, and acts there."""
 
 import asyncio
-import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir
@@ -16,14 +15,13 @@ from slicemgr.policy.badness import BadnessScale
 from slicemgr.policy.limits import is_default_high
 from slicemgr.policy.reaction import after_kill
 from slicemgr.service.counters import EventCounters, Moved
+from slicemgr.service.endings import Endings
 from slicemgr.service.episode import Episode
 from slicemgr.service.guard import FLEETING, Ended, Guard
+from slicemgr.service.kernel_kills import KernelKills, not_ours
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.report import HighReport, KernelKillReport, Report
-
-SHORTEST_ROUND_SECONDS: Final = 0.02
-"""The kernel tells of a file up to a hundred times a second (CGROUP_FILE_NOTIFY_MIN_INTV); a cgroup that trims its
-page cache keeps that up for hours, and half of it is soon enough."""
+from slicemgr.service.rounds import Rounds
 
 FAILED_ROUNDS: Final = 50
 """A second of failures in a row is no moment."""
@@ -80,6 +78,10 @@ class CgroupGuard:
         self._clock = clock
         self._wait = wait or Rounds()
         self._episodes: dict[str, Episode] = {}
+        self._full: dict[str, Episode] = {}
+        """Calm, and yet without room: what their slice remembers of them holds until they are gone."""
+        self._endings = Endings()
+        self._kernel_kills = KernelKills()
         self._called = asyncio.Event()
         try:
             self._counters = EventCounters(root, is_new=is_new)
@@ -111,86 +113,119 @@ class CgroupGuard:
                 self._calls.remove(file)
                 os.close(file)
         finally:
-            self._counters.close()
-            for path in list(self._episodes):
-                self._forget(path)
-            self._root.close()
+            try:
+                await self._endings.cancel()
+            finally:
+                for path in list(self._episodes):
+                    self._forget(path)
+                self._forget_the_full(self._full)
+                self._counters.close()
+                self._root.close()
 
     async def _rounds(self) -> None:
         failures = 0
         while True:
-            intervals = [episode.next_look_seconds() for episode in self._episodes.values()]
-            await self._wait(self._called, min((each for each in intervals if each is not None), default=None))
+            waiting = [each for each in self._episodes.values() if not self._endings.need(each)]
+            intervals = [seconds for each in waiting if (seconds := each.next_look_seconds()) is not None]
+            await self._endings.or_until(self._wait(self._called, min(intervals, default=None)))
             self._called.clear()
             try:
                 await self._round()
                 failures = 0
             except CgroupGoneError:
                 if self._root.is_gone():
+                    await self._endings.finish()  # The last victim may have been all of it, and has to be told of.
                     return
             except FLEETING:
                 failures += 1
                 if failures == FAILED_ROUNDS:
+                    await self._endings.finish()
                     raise
                 self._called.set()  # Again, after the shortest pause.
 
     async def _round(self) -> None:
+        self._check_endings()
         self._open_episodes()
-        told: dict[str, int] = {}
+        self._forget_the_full(path for path, episode in self._full.items() if episode.is_gone)
         failure: Exception | None = None
         # The deepest first: a kill there may be all that the slice above it needs.
         for path in sorted(self._episodes, key=lambda path: path.count("/"), reverse=True):
+            episode, managed = self._episodes[path], self._managed(path)
+            if self._endings.hold(path, "" if managed is None else managed.cgroup):
+                continue
+            if managed is None:  # The configuration has changed under it, or it is its user's daemon's by now.
+                self._forget(path)
+                continue
             try:
-                await self._look_at(self._episodes[path], told)
+                await self._look_at(episode, managed)
             except (CgroupGoneError, NotSupportedError):  # Removed, or without its memory controller now.
                 self._forget(path)
                 continue
             except FLEETING as error:  # One that can't be read must not keep us from the others.
                 failure = error
                 continue
-            if self._episodes[path].is_calm:
-                managed = self._managed(path)
-                if managed is not None and self._episodes[path].has_room:
-                    self._guard_of(managed).all_is_well(self._episodes[path])
+            if episode.is_calm and episode.has_room:
+                self._guard_of(managed).all_is_well(episode)
                 self._forget(path)
+            elif episode.is_calm:
+                self._full[path] = self._episodes.pop(path)
         if failure is not None:
             raise failure
 
-    async def _look_at(self, episode: Episode, told: dict[str, int]) -> None:
+    def _check_endings(self) -> None:
+        """Raise what has gone wrong in those that are over: what failed is tried again after the pause, as all else."""
+        failure: Exception | None = None
+        for ending in self._endings.over():
+            try:
+                ending.task.result()
+            except (CgroupGoneError, NotSupportedError):
+                continue  # The next look says so as well.
+            except FLEETING as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    async def _look_at(self, episode: Episode, managed: ManagedSlice) -> None:
         self.looks += 1
-        match episode.look():
+        decision = episode.look()
+        self._kernel_kills.seen(episode.cgroup, decision.count if isinstance(decision, KernelWasFirst) else 0)
+        if self._kernel_kills.is_in_doubt(episode.cgroup, self._counters.paths):
+            self._called.set()
+        else:
+            self._tell_kernel_kills(episode.cgroup, managed)
+        match decision:
             case Warn(usage, high) if not is_default_high(episode.limits.high, episode.limits.max):
                 self._report(HighReport(self._clock(), usage, high, episode.cgroup))
-            case KernelWasFirst(count):
-                news = count - sum(many for path, many in told.items() if path.startswith(episode.cgroup + "/"))
-                if news > 0:
-                    told[episode.cgroup] = news
-                    self._tell_kernel_kills(episode.cgroup, news)
+            case KernelWasFirst():
+                pass
             case FindVictim(shortage):
-                await self._end_shortage(episode, shortage)
+                # While another one of its slice goes it is decided anew at each look: no victim by old readings.
+                if not self._endings.is_at_work(managed.cgroup):
+                    await self._endings.begin(episode, managed.cgroup, self._end_shortage(episode, shortage, managed))
             case _:
                 self._learn(self._clock())
 
-    def _tell_kernel_kills(self, cgroup: str, count: int) -> None:
-        """But for those that were dying of our own SIGKILL already: the kernel's killer likes to take these."""
-        victims = self._kernel_log(cgroup)[-count:]
-        managed = self._managed(cgroup)
-        ours = frozenset() if managed is None else self._guard_of(managed).last_victims
-        others = tuple(each for each in victims if each[0] not in ours)
-        count -= len(victims) - len(others)
-        if count > 0:
-            self._report(KernelKillReport(self._clock(), cgroup, count, others))
-
-    async def _end_shortage(self, episode: Episode, shortage: Shortage) -> None:
-        managed = self._managed(episode.cgroup)
-        if managed is None:  # The configuration has changed under it.
+    def _tell_kernel_kills(self, cgroup: str, managed: ManagedSlice) -> None:
+        """But for those that were dying of our own SIGKILL already."""
+        count = self._kernel_kills.take(cgroup, self._episodes)
+        if not count:
             return
+        now, own = self._clock(), self._guard_of(managed).victims
+        excused = self._kernel_kills.excused(own.dying(cgroup, now), count)
+        count, others = not_ours(count, self._kernel_log(cgroup), own.pids(), excused)
+        if count:
+            self._report(KernelKillReport(now, cgroup, count, others))
 
+    async def _end_shortage(self, episode: Episode, shortage: Shortage, managed: ManagedSlice) -> None:
         def scale(table: ProcessTable) -> BadnessScale:
             return managed.scale(table, shortage.limit_bytes, self._ourselves)
 
-        ended = await self._guard_of(managed).end_shortage(shortage, episode, scale)
-        episode.state = after_kill(episode.state, self._clock(), ended=ended is not Ended.SURVIVED)
+        try:
+            ended = await self._guard_of(managed).end_shortage(shortage, episode, scale)
+            episode.state = after_kill(episode.state, self._clock(), ended=ended is not Ended.SURVIVED)
+        finally:
+            if self._episodes.get(episode.cgroup) is not episode:  # Forgotten meanwhile, and left to us.
+                episode.close()
 
     def _open_episodes(self) -> None:
         for moved in self._counters.moved():
@@ -202,6 +237,7 @@ class CgroupGuard:
             self._forget(path)
         if path in self._episodes or managed is None:
             return
+        self._forget_the_full({path} & self._full.keys())
         try:
             directory = CgroupDir.open(path, self._mount)
         except KernelError:
@@ -216,7 +252,22 @@ class CgroupGuard:
         )
 
     def _forget(self, path: str) -> None:
-        self._episodes.pop(path).close()
+        managed = self._managed(path)
+        if managed is None:
+            self._kernel_kills.take(path, ())
+        else:
+            self._tell_kernel_kills(path, managed)
+        self._let_go(self._episodes.pop(path), managed)
+
+    def _forget_the_full(self, paths: Iterable[str]) -> None:
+        for path in list(paths):
+            self._let_go(self._full.pop(path), self._managed(path))
+
+    def _let_go(self, episode: Episode, managed: ManagedSlice | None) -> None:
+        if managed is not None and episode.is_gone:  # Another one of its name has a history of its own.
+            self._guard_of(managed).all_is_well(episode)
+        if not self._endings.need(episode):
+            episode.close()
 
     def _is_near_its_limit(self, path: str) -> bool:
         try:
@@ -241,23 +292,3 @@ class CgroupGuard:
             except KernelError:
                 continue
         return found
-
-
-class Rounds:
-    """The time between two rounds: until called or for so long, and never less than the shortest."""
-
-    def __init__(self) -> None:
-        self._ended_seconds = -SHORTEST_ROUND_SECONDS
-
-    async def __call__(self, called: asyncio.Event, seconds: float | None) -> None:
-        """Sleep until `called`, or for `seconds`."""
-        # Not wait_for: until 3.12 it swallows a cancellation that comes together with the call, and the guard of a job
-        # that has just been killed would be waited for in vain.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await called.wait()
-        loop = asyncio.get_running_loop()
-        early = self._ended_seconds + SHORTEST_ROUND_SECONDS - loop.time()
-        if early > 0:
-            await asyncio.sleep(early)
-        self._ended_seconds = loop.time()

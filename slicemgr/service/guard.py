@@ -7,7 +7,6 @@ but the kernel. Reports go into a queue that never blocks.
 """
 
 import asyncio
-import collections
 import dataclasses
 import enum
 import os
@@ -27,6 +26,7 @@ from slicemgr.policy.badness import BadnessScale, why_unkillable
 from slicemgr.policy.victim import NoVictim, choose, runners_up
 from slicemgr.service.exits import readable_within
 from slicemgr.service.futility import Futility, held_bytes
+from slicemgr.service.kernel_kills import OwnVictims
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import KillOutcome, KillReport, NoVictimReport, Report
 from slicemgr.service.worker import Worker
@@ -124,22 +124,18 @@ class Guard:
         self._prove = prove
         self._clock = clock
         self._futility = Futility()
-        self._last_victims: collections.deque[int] = collections.deque(maxlen=16)
         self._survivors: set[ProcessIdentity] = set()
         self._without_victim: set[str] = set()
         self._out_of_reach: set[str] = set()
         self._acting = asyncio.Lock()
         self._releasing = Worker("release")
+        self.victims = OwnVictims()
+        """Whom it has ended: the kernel's OOM killer may count these, too."""
 
     @property
     def rules(self) -> KillRules:
         """By which rules it was made."""
         return self._rules
-
-    @property
-    def last_victims(self) -> frozenset[int]:
-        """The pids of the last few."""
-        return frozenset(self._last_victims)
 
     async def at_rest(self) -> None:
         """Wait for the end of a kill that is under way: a victim may be the whole job, and has to be told of."""
@@ -236,9 +232,11 @@ class Guard:
                 whole = self._rules.rule is VictimRule.WHOLE_JOB
                 if not (whole and offender.kill_whole_job(identity, table, scale.ourselves | scale.protected)):
                     victim.kill()
-                self._last_victims.append(identity.pid)
+                self.victims.add(identity.pid, cgroup)
                 self._release(victim.fileno())
                 exited = await readable_within(victim.fileno(), EXIT_TIMEOUT_SECONDS)
+                if exited:
+                    self.victims.exited(identity.pid, self._clock())
         except ProcessGoneError:
             return None
         except NotPermittedError:

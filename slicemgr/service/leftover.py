@@ -12,6 +12,7 @@ from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import CgroupDir
 from slicemgr.kernel.errors import CgroupGoneError
 from slicemgr.kernel.kernel_log import oom_victims
+from slicemgr.service.kernel_kills import not_ours
 from slicemgr.service.report import KernelKillReport
 
 if TYPE_CHECKING:
@@ -33,15 +34,9 @@ def members_of(cgroup: str) -> set[int]:
 
 
 def untold_kernel_kills(cgroup: str, count: int, own_victims: Collection[int]) -> KernelKillReport | None:
-    """The kernel's kills that no guard has told of; None if they may all have been dying of our own SIGKILL.
-
-    The kernel's OOM killer likes to take who is dying already, and counts it. Its log tells who that was; where it
-    can't be read, as many as we have killed are left out.
-    """
-    victims = oom_victims(cgroup)[-count:]
-    others = tuple(each for each in victims if each[0] not in own_victims)
-    count -= len(victims) - len(others) if victims else len(own_victims)
-    return KernelKillReport(time.monotonic(), cgroup, count, others) if count > 0 else None
+    """The kernel's kills that no guard has told of; None if they may all have been dying of our own SIGKILL."""
+    count, others = not_ours(count, oom_victims(cgroup), own_victims, own_victims)
+    return KernelKillReport(time.monotonic(), cgroup, count, others) if count else None
 
 
 def left_running(members: Callable[[], Iterable[int]], *, ended_by_signal: bool) -> tuple[ProcessSample, ...]:

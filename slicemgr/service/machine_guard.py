@@ -21,10 +21,10 @@ from slicemgr.policy.machine import (
     judge,
     next_reading_seconds,
 )
-from slicemgr.service.cgroup_guard import Rounds
 from slicemgr.service.episode import kill_job_of
 from slicemgr.service.guard import FLEETING, Ended, Guard
 from slicemgr.service.managed import ManagedSlice
+from slicemgr.service.rounds import Rounds
 
 
 class MachineGuard:
@@ -55,7 +55,8 @@ class MachineGuard:
         self._state = MachineState()
         self.is_called = False
         """A pressure trigger calls: then it reads less often."""
-        self._asked: list[tuple[Guard, _SliceOfMachine]] = []
+        self._asked: dict[str, tuple[Guard, _SliceOfMachine]] = {}
+        """By cgroup: a shortage may last for hours, and it is asked ten times a second."""
 
     def call(self) -> None:
         """Somebody waits for memory: look now."""
@@ -91,18 +92,20 @@ class MachineGuard:
                 return each.scale(table, total_bytes, self._ourselves)
 
             offender = _SliceOfMachine(each, self._read, self._mount)
-            self._asked.append((self._guard_of(each), offender))
+            self._asked[each.cgroup] = self._guard_of(each), offender
             try:
                 ended = await self._guard_of(each).end_shortage(shortage, offender, scale)
-            except FLEETING:
+            except KernelError:
                 continue  # It is gone, or can't be read: the next one's turn.
+            except FLEETING:  # Ours alone, and for a moment: no other slice is to pay for that.
+                return False
             if ended is not Ended.NO_VICTIM:
                 return True
         return False
 
     def _all_is_well(self) -> None:
         """The shortage is over: if somebody has nobody to give in the next one, that is news again."""
-        for guard, offender in self._asked:
+        for guard, offender in self._asked.values():
             guard.all_is_well(offender)
         self._asked.clear()
 

@@ -9,6 +9,7 @@ from typing import Final
 from slicemgr.kernel.cgroupfs import cgroup_of
 from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.procfs import PAGE_BYTES
+from slicemgr.model.cgroup import is_below
 from slicemgr.model.process import ProcessTable
 from slicemgr.model.slice import SliceKind
 from slicemgr.policy.badness import BadnessScale, held_pages, inherited_oom_score_adj
@@ -34,7 +35,7 @@ class ManagedSlice:
 
     def contains(self, cgroup: str) -> bool:
         """Whether a cgroup is this one or below it."""
-        return cgroup == self.cgroup or cgroup.startswith(self.cgroup.rstrip("/") + "/")
+        return is_below(cgroup, self.cgroup)
 
     def scale(self, table: ProcessTable, limit_bytes: int, ourselves: frozenset[int]) -> BadnessScale:
         """What the badness of these processes is measured against: the guard's and `explain`'s alike."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from slicemgr.kernel import procfs
+from slicemgr.kernel.errors import KernelError
 from slicemgr.model.process import ProcessIdentity, ProcessSample
 from slicemgr.service.worker import Worker
 
@@ -47,14 +48,22 @@ class CommandLines:
         return self._known.get((process.identity, process.name), ())
 
     def _learn(self) -> None:
+        """What can't be read now (no descriptor, no memory) is read in the next round; until then the old ones hold."""
+        try:
+            # One assignment, so no lock is needed; who has ended is forgotten with the old dictionary.
+            self._known = self._read()
+        except (OSError, MemoryError, KernelError):
+            return
+        finally:
+            self._is_learning = False
+
+    def _read(self) -> dict[_Key, tuple[str, ...]]:
         known: dict[_Key, tuple[str, ...]] = {}
         for pid in self._members():
             try:
                 stat = procfs.read_stat(pid)
                 key = ProcessIdentity(pid, stat.starttime), os.fsdecode(stat.comm)
                 known[key] = self._known.get(key) or procfs.command_line(pid)
-            except procfs.UNSEEN:
+            except KernelError:  # It has ended, or is hidden from us; one that we can't read keeps us from no other.
                 continue
-        # One assignment, so no lock is needed; who has ended is forgotten with the old dictionary.
-        self._known = known
-        self._is_learning = False
+        return known

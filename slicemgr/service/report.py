@@ -57,7 +57,7 @@ class KillReport:
 
     @property
     def killed(self) -> bool:
-        """Whether SIGKILL was sent."""
+        """Whether we have ended it, or tried to: by SIGKILL, or by the SIGTERM before it."""
         return self.outcome in {KillOutcome.EXITED, KillOutcome.STILL_THERE}
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from slicemgr.policy import reaction
 from slicemgr.policy.limits import high_below
 from slicemgr.service import cgroup_guard
 from slicemgr.service.cgroup_guard import CgroupGuard
+from slicemgr.service.episode import Episode
 from slicemgr.service.guard import Guard, KillRules
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.naming import CommandLines
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from slicemgr.model.decision import Decision
     from slicemgr.model.process import ProcessIdentity
     from slicemgr.service.guard import Killable
 
@@ -61,6 +64,7 @@ class Bench:
         self.kernel_log: tuple[tuple[int, str], ...] = ()
         self.prove: Callable[[ProcessIdentity, str], object] = self.victims.prove
         self.guard: CgroupGuard | None = None
+        self.paths: dict[str, Guard] = {}
 
     @property
     def told(self) -> list[object]:
@@ -68,11 +72,17 @@ class Bench:
 
     async def run(self, *steps: Callable[[], object], root: str = SLICE) -> CgroupGuard:
         """Guard `root` while this happens."""
+        guard = self.make(*steps, root=root)
+        with pytest.raises(ScriptIsOverError):
+            await guard.watch()
+        return guard
+
+    def make(self, *steps: Callable[[], object], root: str = SLICE) -> CgroupGuard:
         self.script.then(*steps)
-        paths: dict[str, Guard] = {}
+        self.paths.clear()
 
         def guard_of(managed: ManagedSlice) -> Guard:
-            return paths.setdefault(
+            return self.paths.setdefault(
                 managed.cgroup,
                 Guard(
                     managed.rules,
@@ -101,8 +111,6 @@ class Bench:
             clock=self.script.clock,
             wait=self.script.wait,
         )
-        with pytest.raises(ScriptIsOverError):
-            await self.guard.watch()
         return self.guard
 
     # What happens.
@@ -536,3 +544,296 @@ async def test_a_whole_job(bench: Bench, tmp_path: Path, monkeypatch: pytest.Mon
     written = {path: (tmp_path / path.lstrip("/") / "cgroup.kill").read_text() for path in (SLICE, JOB, OTHER)}
     assert written[OTHER] == "1"
     assert written[SLICE] == ""
+
+
+CI, CI_JOB = "/ci.slice", "/ci.slice/c.scope"
+
+
+def beside(bench: Bench) -> None:
+    """A second slice, below the same root."""
+    bench.tree.mount_file("memory.events").write_text("high 0\n")
+    bench.tree.add(CI)
+    bench.tree.add(CI_JOB, anon=101 * MIB, high=HIGH, max=MAX, pids=[40])
+    bench.victims.processes[40] = process(40, 99 * PAGES, name="rustc")
+    bench.managed = [ManagedSlice(SLICE), ManagedSlice(CI)]
+
+
+def from_above(bench: Bench, *steps: Callable[[], object]) -> list[Callable[[], None]]:
+    """The root has no counters of its own here: each step moves them."""
+    events = bench.tree.mount_file("memory.events")
+    counts = iter(range(1, 1000))
+
+    def moves(step: Callable[[], object]) -> Callable[[], None]:
+        def move() -> None:
+            step()
+            events.write_text(f"high {next(counts)}\n")
+
+        return move
+
+    return [moves(step) for step in steps]
+
+
+@pytest.mark.asyncio
+async def test_a_slow_exit_keeps_no_other_slice_waiting(bench: Bench) -> None:
+    """Below one root, as all users' slices are: the other one's victim is named and gone before the first has ended."""
+    beside(bench)
+    bench.victims.survives = {11}
+    steps = [*bench.stalls(10), *bench.stalls(10, CI_JOB), lambda: bench.victims.exit(11), bench.quiet]
+    await bench.run(*from_above(bench, *steps), root="/")
+    assert bench.victims.killed == [11, 40]
+    assert bench.victims.kills == [(40, CI_JOB), (11, JOB)]
+
+
+@pytest.mark.asyncio
+async def test_the_slice_above_a_slow_exit_waits_for_it(bench: Bench) -> None:
+    """What the job gives is enough for both, and that shows only when its victim has gone."""
+    bench.tree.groups[SLICE].high = 298 * MIB
+    bench.victims.survives = {11}
+
+    def both() -> None:
+        bench.tree.groups[SLICE].events["high"] += 1
+        bench.tree.groups[SLICE].stalled_usec += int(SECONDS * 1e6)
+        bench.stall()
+
+    looks: list[int] = []
+
+    def count() -> None:
+        looks.append(bench.tree.reads.count((SLICE, "memory.pressure")))
+
+    steps = [*[both] * 10, count, *[both] * 20, count, lambda: bench.victims.exit(11), *[both] * 5, count]
+    await bench.run(*steps)
+    assert bench.victims.kills == [(11, JOB)]
+    assert bench.victims.killed == [11]
+    assert 0 < looks[0] == looks[1] < looks[2]
+
+
+@pytest.mark.asyncio
+async def test_a_slice_gives_one_at_a_time(bench: Bench) -> None:
+    """Another job of it is looked at meanwhile, and warned of; its victim goes by the readings of its own turn."""
+    bench.tree.groups[OTHER].high = 199 * MIB
+    bench.victims.survives = {11}
+    after = [lambda: bench.victims.exit(11), *bench.stalls(2, OTHER)]
+    await bench.run(*bench.stalls(10), *bench.stalls(20, OTHER), *after)
+    assert bench.victims.killed == [11, 20]
+    _, kill = [each for each in bench.told if isinstance(each, KillReport)]
+    assert kill.shortage.stalled_seconds > 15 * SECONDS
+    assert OTHER in {each.cgroup for each in bench.told if isinstance(each, HighReport)}
+
+
+@pytest.mark.asyncio
+async def test_the_last_victim_was_all_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is removed before its exit has been seen: the guard returns, and the person is told."""
+    bench.victims.survives = {11}
+    descriptors = len(os.listdir("/proc/self/fd"))
+    guard = bench.make(*bench.stalls(10), lambda: bench.tree.remove(JOB), root=JOB)
+    finish = guard._endings.finish
+
+    async def exits_then() -> None:
+        bench.victims.exit(11)
+        await finish()
+
+    monkeypatch.setattr(guard._endings, "finish", exits_then)
+    async with asyncio.timeout(30):
+        await guard.watch()
+    assert bench.victims.kills == [(11, JOB)]
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.asyncio
+async def test_it_is_cancelled_while_a_victim_goes(bench: Bench) -> None:
+    """Nothing is left open, and nobody at work; whoever wants to hear of the victim asks the kill path before."""
+    bench.victims.survives = {11}
+    descriptors = len(os.listdir("/proc/self/fd"))
+    await bench.run(*bench.stalls(12))
+    assert bench.victims.killed == [11]
+    assert bench.victims.kills == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    await bench.paths[SLICE].at_rest()
+
+
+@pytest.mark.asyncio
+async def test_another_job_of_the_name_while_the_victim_of_the_first_goes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at afterwards; and the directory of the first is given back, but not while it is needed."""
+    bench.victims.survives = {11}
+    descriptors = len(os.listdir("/proc/self/fd"))
+    close = Episode.close
+
+    def when_over(episode: Episode) -> None:
+        assert 11 not in bench.victims.processes
+        close(episode)
+
+    monkeypatch.setattr(Episode, "close", when_over)
+
+    def again() -> None:
+        bench.tree.remove(JOB)
+        bench.tree.add(JOB, anon=101 * MIB, high=HIGH, max=MAX, pids=[12])
+        bench.victims.processes[12] = process(12, 99 * PAGES)
+        bench.stall()
+
+    await bench.run(*bench.stalls(10), again, *bench.stalls(5), lambda: bench.victims.exit(11), *bench.stalls(10))
+    assert bench.victims.killed == [11, 12]
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.asyncio
+async def test_an_exit_is_no_moment_to_be_slept_through(bench: Bench) -> None:
+    """Nobody calls, and it would sleep for ever: the exit by itself brings the next round."""
+    bench.victims.survives = {11}
+    guard = bench.make(*bench.stalls(10))
+    waited: list[float | None] = []
+
+    async def wait(called: asyncio.Event, seconds: float | None) -> None:
+        with_steps = len(bench.script.waits) < 10
+        if not with_steps:
+            waited.append(seconds)
+        if not with_steps and 11 in bench.victims.processes:
+            asyncio.get_running_loop().call_soon(bench.victims.exit, 11)
+            await asyncio.Event().wait()
+        await bench.script.wait(called, seconds)
+
+    guard._wait = wait
+    async with asyncio.timeout(30):
+        with pytest.raises(ScriptIsOverError):
+            await guard.watch()
+    assert bench.victims.kills == [(11, JOB)]
+    assert waited == [None, reaction.HOT_SECONDS]
+
+
+@pytest.mark.asyncio
+async def test_a_kill_path_that_fails_later_is_a_failure_of_the_round(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its grace, say, no descriptor is to be had: it is tried again after a pause, and not at once."""
+    original = Guard.end_shortage
+    failures = iter([OSError("no descriptor")] * 3)
+    pauses: list[int] = []
+
+    async def fails_late(*arguments: object) -> object:
+        pauses.append(len(bench.script.waits))
+        await asyncio.sleep(0)
+        for failure in failures:
+            raise failure
+        return await original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Guard, "end_shortage", fails_late)
+    await bench.run(*bench.stalls(12))
+    assert bench.victims.kills == [(11, JOB)]
+    assert len(pauses) == len(set(pauses)) == 4
+
+
+@pytest.mark.asyncio
+async def test_who_is_managed_no_longer_is_let_go(bench: Bench) -> None:
+    """A reload, or the user's own daemon: it is not looked at any more, and nobody is told of it."""
+    seen: list[int] = []
+
+    def drop() -> None:
+        bench.managed.clear()
+        assert bench.guard is not None
+        seen.append(bench.guard.looks)
+        bench.guard._kernel_kills._untold[JOB] = -1  # Told for one below it, and not seen here yet.
+
+    steps = [*bench.stalls(3), drop, lambda: bench.event(oom_kill=1), *[bench.quiet] * 5]
+    guard = await bench.run(*steps)
+    assert guard.looks == seen[0]
+    assert guard._kernel_kills._untold == {}
+    assert bench.script.waits[-3:] == [None] * 3
+    assert not [each for each in bench.told if isinstance(each, KernelKillReport)]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("settles", [False, True], ids=["in its episode", "after it, without room"])
+async def test_a_kill_path_forgets_with_the_cgroup(bench: Bench, settles: bool) -> None:
+    """A job of the same name is news again, and of those that are gone nothing is kept."""
+    bench.managed = [ManagedSlice(SLICE, protect=("make", "cc1plus"))]
+    in_episodes: list[bool] = []
+
+    def full() -> None:
+        """At its memory.max, of which nobody is warned."""
+        group = bench.tree.groups[JOB]
+        group.anon, group.high, group.max = HIGH, None, HIGH
+        bench.stall(anon=None)
+
+    def seen() -> None:
+        assert bench.guard is not None
+        in_episodes.append(JOB in bench.guard._episodes)
+        bench.quiet()
+
+    def again() -> None:
+        bench.tree.add(JOB, pids=[10, 11])
+        full()
+
+    quiet = [*[lambda: bench.quiet(0.5)] * 8, full, *[lambda: bench.quiet(0.5)] * 8] if settles else []
+    descriptors = len(os.listdir("/proc/self/fd"))
+    gone = [seen, lambda: bench.tree.remove(JOB), lambda: bench.event(SLICE, max=1)]
+    await bench.run(*[full] * 12, *quiet, *gone, again, *[full] * 12)
+    assert [each.cgroup for each in bench.told if isinstance(each, NoVictimReport)] == [JOB, JOB]
+    bench.script = Script()
+    kept: list[str] = []
+    await bench.run(*[full] * 12, *quiet, *gone, lambda: kept.extend(bench.paths[SLICE]._without_victim))
+    assert kept == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert in_episodes == [not settles] * 2
+
+
+def kills_between(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes one of the job after the walk of the counters, and before the slice is looked at."""
+    look = Episode.look
+    missing = [1]
+
+    def and_then(episode: Episode) -> Decision:
+        if episode.cgroup == SLICE and missing:
+            bench.tree.groups[JOB].events["oom_kill"] += missing.pop()
+            bench.tree.sync()
+        return look(episode)
+
+    monkeypatch.setattr(Episode, "look", and_then)
+
+
+@pytest.mark.asyncio
+async def test_a_kernel_kill_between_the_counters_and_the_look(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slice sees it first: it is the job's all the same, and told once."""
+    bench.tree.groups[SLICE].high = 1000 * MIB
+    kills_between(bench, monkeypatch)
+    await bench.run(bench.quiet, lambda: bench.event(SLICE, max=1), *[bench.quiet] * 4)
+    told = [(each.cgroup, each.count) for each in bench.told if isinstance(each, KernelKillReport)]
+    assert told == [(JOB, 1)]
+
+
+@pytest.mark.asyncio
+async def test_a_kernel_kill_that_the_slice_sees_much_later(bench: Bench) -> None:
+    """It is not looked at while a victim of one of its jobs goes, and then it has the kill of another in its counters."""
+    bench.tree.groups[SLICE].high = 1000 * MIB
+    bench.victims.survives = {11}
+
+    def both() -> None:
+        bench.tree.groups[SLICE].events["max"] += 1
+        bench.stall()
+
+    steps = [*[both] * 10, lambda: bench.event(OTHER, oom_kill=1), bench.quiet, bench.quiet]
+    await bench.run(*steps, lambda: bench.victims.exit(11), *[bench.quiet] * 4)
+    told = [(each.cgroup, each.count) for each in bench.told if isinstance(each, KernelKillReport)]
+    assert told == [(OTHER, 1)]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("log", [(), ((11, "cc1plus"),)], ids=["no log to read", "a log"])
+async def test_our_own_victim_is_not_told_as_the_kernel_s(bench: Bench, log: tuple[tuple[int, str], ...]) -> None:
+    """It was dying of our SIGKILL when the kernel took it. The next one of the kernel's is its own."""
+    bench.kernel_log = log
+
+    def and_taken() -> None:
+        bench.event(oom_kill=1)
+        bench.victims.exit(11)
+
+    def another() -> None:
+        bench.kernel_log = (*log, (10, "make")) if log else ()
+        bench.event(oom_kill=1)
+
+    bench.victims.survives = {11}
+    await bench.run(*bench.stalls(10), and_taken, bench.quiet, another, bench.quiet)
+    assert bench.victims.kills == [(11, JOB)]
+    (report,) = [each for each in bench.told if isinstance(each, KernelKillReport)]
+    assert (report.count, report.victims) == (1, ((10, "make"),) if log else ())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,22 @@ from slicemgr.model.decision import Evidence, Resource
 from slicemgr.model.machine import MachineReading
 from slicemgr.model.slice import SliceKind, VictimRule
 from slicemgr.policy.machine import LONGEST_INTERVAL_SECONDS, SHORTEST_INTERVAL_SECONDS, Thresholds
-from slicemgr.service.cgroup_guard import Rounds
 from slicemgr.service.guard import Guard, KillRules
 from slicemgr.service.machine_guard import MachineGuard
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.report import KillReport, NoVictimReport
+from slicemgr.service.rounds import Rounds
 from tests.cgroupfs.fake_tree import MIB, FakeTree, Script, ScriptIsOverError, Victims
 from tests.unit.samples import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from slicemgr.model.process import ProcessIdentity
+    from tests.cgroupfs.fake_tree import FakeVictim
 
 PAGES = MIB // 4096
 TOTAL = 1000 * MIB
@@ -229,3 +234,29 @@ async def test_a_call_ends_the_wait(bench: Bench) -> None:
     with pytest.raises(ScriptIsOverError):
         await asyncio.wait_for(bench.guard.watch(), 30)
     assert bench.victims.killed == [31]
+
+
+@pytest.mark.asyncio
+async def test_a_shortage_that_lasts_is_remembered_once_for_each_slice(bench: Bench) -> None:
+    """For hours it is the same four that have nobody to give."""
+    bench.taken = 950 * MIB
+    await bench.run(*[bench.quiet] * 200)
+    assert {guard for guard, _ in bench.guard._asked.values()} <= set(bench.paths.values())
+    assert len(bench.guard._asked) <= len(bench.managed)
+
+
+@pytest.mark.asyncio
+async def test_no_other_slice_pays_for_a_descriptor_that_we_lack(bench: Bench) -> None:
+    """The build's victim is named again in the next round, a tenth of a second later."""
+    prove = bench.victims.prove
+    failures = iter([OSError(errno.ENFILE, "none")])
+
+    def fails_once(identity: ProcessIdentity, cgroup: str) -> AbstractContextManager[FakeVictim]:
+        for failure in failures:
+            raise failure
+        return prove(identity, cgroup)
+
+    bench.victims.prove = fails_once  # type: ignore[method-assign,assignment]
+    await bench.run(*[bench.quiet] * 5)
+    assert bench.victims.killed == [31]
+    assert bench.script.waits[1] == SHORTEST_INTERVAL_SECONDS
