@@ -2,7 +2,8 @@
 """What a slice is to be: limits, shares, and the rule by which it gives up a process. The names are systemd's."""
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from slicemgr.model.quantity import Amount
@@ -70,3 +71,30 @@ class MachineSpec:
     """... and less than this share of the swap is free, or there is none."""
     session_reserve: SliceAmount
     """What `auto` leaves to the session."""
+
+
+def slice_path(root: str, unit: str) -> str:
+    """Where a slice of this manager is: `app-ci.slice` is in `app.slice` (systemd.slice(5))."""
+    parts = unit.removesuffix(".slice").split("-")
+    levels = ("-".join(parts[: end + 1]) + ".slice" for end in range(len(parts)))
+    return "/".join((root.rstrip("/"), *levels))
+
+
+def with_inner_protection(specs: Iterable[SliceSpec]) -> tuple[SliceSpec, ...]:
+    """Who is spared in a slice is spared also when a slice around it is the one that is short."""
+    every = tuple(specs)
+    paths = [slice_path("", spec.unit) for spec in every]
+    return tuple(
+        replace(
+            spec,
+            protect=tuple(
+                {
+                    pattern: None
+                    for inner, below in zip(every, paths, strict=True)
+                    if f"{below}/".startswith(f"{path}/")
+                    for pattern in inner.protect
+                }
+            ),
+        )
+        for spec, path in zip(every, paths, strict=True)
+    )

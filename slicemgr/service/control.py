@@ -18,6 +18,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from slicemgr.model.cgroup import is_below
 from slicemgr.service.record import report_to_line
 from slicemgr.service.report import HighReport, KernelKillReport, KillReport, NoVictimReport, Report
 
@@ -68,6 +69,12 @@ class ControlServer:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
 
+    def hang_up(self, which: Callable[[str], bool]) -> None:
+        """On those whose cgroup it says: they look for another guard. Never waits."""
+        for writer, cgroup in list(self._clients.items()):
+            if which(cgroup):
+                writer.close()
+
     def publish(self, report: Report) -> None:
         """Tell it to those whose job it is about. Never waits."""
         concerned = _cgroups_of(report)
@@ -75,7 +82,7 @@ class ControlServer:
             return
         line = report_to_line(report)
         for writer, cgroup in list(self._clients.items()):
-            if any(_is_below(each, cgroup) for each in concerned):
+            if any(is_below(each, cgroup) for each in concerned):
                 if writer.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
                     writer.transport.abort()
                 else:
@@ -148,7 +155,3 @@ def _cgroups_of(report: Report) -> tuple[str, ...]:
             return (report.cgroup,)
         case _:
             return ()
-
-
-def _is_below(cgroup: str, ancestor: str) -> bool:
-    return cgroup == ancestor or cgroup.startswith(ancestor.rstrip("/") + "/")

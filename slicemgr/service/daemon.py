@@ -8,18 +8,19 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from slicemgr.config import ConfigError, files, schema
 from slicemgr.config.schema import Config
 from slicemgr.kernel import procfs, staying_alive
+from slicemgr.kernel.cgroupfs import cgroup_of
 from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.kill import ProvenProcess, RefusedError
-from slicemgr.model.slice import SliceSpec
-from slicemgr.placement.bus_connection import BusError
-from slicemgr.placement.systemd1 import NO_LIMIT, Manager, connect
+from slicemgr.model.slice import with_inner_protection
+from slicemgr.placement.systemd1 import Manager, connect
 from slicemgr.policy.victim import NoVictim, choose
 from slicemgr.service.control import ControlServer
 from slicemgr.service.delivery import Delivery
@@ -32,7 +33,7 @@ from slicemgr.service.places import control_socket, state_directory
 from slicemgr.service.readiness import Readiness, watchdog_seconds
 from slicemgr.service.record import Record
 from slicemgr.service.report import Report
-from slicemgr.service.slices import OpenedSlice, open_slice, throttled_by_us
+from slicemgr.service.slices import OwnSlices
 from slicemgr.service.worker import Worker
 
 OWN_OOM_SCORE_ADJ: Final = -900
@@ -95,6 +96,13 @@ class Daemon:
         """Guard until SIGTERM or SIGINT. Raises OSError if another daemon has the socket."""
         guardian = Guardian()  # Before there are threads.
         self._guards = Guards(self._config, self._report, dry_run=self._dry_run, is_user=self._is_user)
+        self._slices = OwnSlices(
+            None if self._dry_run else self._connected,
+            root=user_root(os.getuid()) if self._is_user else SYSTEM_ROOT,
+            is_user=self._is_user,
+            total_bytes=self._guards.total_bytes,
+            say=self._say,
+        )
         self._server = ControlServer(self._places.socket, refusal=self._guards.refusal, at_rest=self._guards.at_rest)
         try:
             await self._server.start(for_everybody=not self._is_user)
@@ -128,74 +136,31 @@ class Daemon:
             await self._guards.at_rest()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LIFT_SECONDS):
-                    await self._manager_calls.ask(self._lift)
+                    await self._manager_calls.ask(self._slices.lift)
             for task in others:
                 task.cancel()
             self._guards.cancel()
 
     async def _apply(self, guardian: Guardian, tasks: asyncio.TaskGroup) -> None:
         """Make the slices what the configuration says, and guard them."""
-        opened = await self._manager_calls.ask(self._open_slices)
+        specs = [
+            spec
+            for spec in with_inner_protection(self._config.slices)
+            if self._is_user or self._guards.is_of_the_system(spec)
+        ]
+        opened = await self._manager_calls.ask(partial(self._slices.open, specs, self._config.machine))
         for each in opened:
             if each.why_not:
                 self._say(each.why_not)
-        total = self._guards.total_bytes
-        guardian.watch(
-            [
-                each.managed.cgroup
-                for spec, each in zip(self._own_slices(), opened, strict=True)
-                if throttled_by_us(spec, self._config.machine, total)
-            ]
-        )
+        guardian.watch([each.managed.cgroup for each in opened if each.is_throttled_by_us])
         self._guards.guard([each.managed for each in opened], self._config, tasks)
 
-    def _open_slices(self) -> list[OpenedSlice]:
-        """In the manager's thread."""
-        root = user_root(os.getuid()) if self._is_user else SYSTEM_ROOT
-        with contextlib.ExitStack() as stack:
-            manager: Manager | None = None
-            try:
-                manager = stack.enter_context(self._connected())
-            except (BusError, OSError) as error:
-                self._say(f"no service manager answers ({error}): the slices are taken as they are")
-            return [
-                open_slice(
-                    spec,
-                    self._config.machine,
-                    total_bytes=self._guards.total_bytes,
-                    manager=manager,
-                    root=root,
-                    is_user=self._is_user,
-                )
-                for spec in self._own_slices()
-            ]
-
-    def _lift(self) -> None:
-        """In the manager's thread: nobody guards them from now on, so nobody is to be slowed down there.
-
-        The guardian lifts memory.high as well, but the manager writes its own idea of it again whenever a slice gets
-        its first job or loses its last.
-        """
-        with contextlib.suppress(BusError, OSError), self._connected() as manager:
-            for spec in self._own_slices():
-                if throttled_by_us(spec, self._config.machine, self._guards.total_bytes):
-                    with contextlib.suppress(BusError, OSError):
-                        manager.set_unit_properties(spec.unit, {"MemoryHigh": NO_LIMIT})
-
-    def _connected(self) -> contextlib.closing[Manager]:
-        """The manager, for as long as there is something to say: whoever stays connected is sent the signals of all
-        units, and what nobody reads piles up in the manager. Raises BusError, OSError."""
-        return contextlib.closing(
-            connect(
-                os.getuid() if self._is_user else 0,
-                runtime_dir=self._environment.get("XDG_RUNTIME_DIR"),
-                session_bus=self._environment.get("DBUS_SESSION_BUS_ADDRESS"),
-            )
+    def _connected(self) -> Manager:
+        return connect(
+            os.getuid() if self._is_user else 0,
+            runtime_dir=self._environment.get("XDG_RUNTIME_DIR"),
+            session_bus=self._environment.get("DBUS_SESSION_BUS_ADDRESS"),
         )
-
-    def _own_slices(self) -> list[SliceSpec]:
-        """Those that this daemon's manager has."""
-        return [spec for spec in self._config.slices if self._is_user or self._guards.is_of_the_system(spec)]
 
     async def _reload_when_told(self, hang_up: asyncio.Event, guardian: Guardian, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -209,6 +174,7 @@ class Daemon:
                 self._readiness.ready(f"kept the old configuration: {error.lines[0]}")
                 continue
             await self._apply(guardian, tasks)
+            self._server.hang_up(lambda cgroup: self._guards.managed_of(cgroup) is None)
             self._say("read the configuration again")
             self._readiness.ready(self._status())
 
@@ -256,10 +222,11 @@ def rehearse(slices: list[ManagedSlice], pid: int) -> None:
     """
     managed = slices[0] if slices else ManagedSlice("")
     table = procfs.snapshot([pid])
-    choice = choose(table, managed.scale(table, 1 << 30, frozenset()))
+    # It has a keeper's name, and would be spared.
+    choice = choose(table, replace(managed.scale(table, 1 << 30, frozenset()), keepers=frozenset()))
     if isinstance(choice, NoVictim):
         return
-    with contextlib.suppress(RefusedError), ProvenProcess(choice.victim.process.identity):
+    with contextlib.suppress(RefusedError), ProvenProcess(choice.victim.process.identity, cgroup_of(pid)):
         return
 
 

@@ -7,11 +7,12 @@ The numbers are read at one instant, and the guard will read them anew: this is 
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir, cgroup_of
 from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError
-from slicemgr.model.slice import SliceSpec, VictimRule
+from slicemgr.model.slice import SliceSpec, VictimRule, slice_path, with_inner_protection
 from slicemgr.policy.ranking import Ranking, rank
 from slicemgr.service.guard import KillRules
 from slicemgr.service.managed import ManagedSlice
@@ -23,9 +24,11 @@ from slicemgr.service.overview import (
     is_job_scope,
     nearest_name,
     read_command_lines,
-    slice_path,
     usage_of,
 )
+
+_LONGEST_PID: Final = 10
+"""Digits of 2**31 - 1; the kernel itself ends at 2**22."""
 
 
 class AmbiguousTargetError(ValueError):
@@ -56,13 +59,24 @@ class Explanation:
     victim_command_line: tuple[str, ...]
 
 
+def pid_in(name: str) -> int | None:
+    """The pid that is meant; None for a name. Raises UnknownTargetError for a number that is longer than any pid."""
+    if not (name.isascii() and name.isdigit()):
+        return None
+    digits = name.lstrip("0") or "0"
+    if len(digits) > _LONGEST_PID:  # Python reads no more than 4300 digits, the kernel no file name above 255.
+        raise UnknownTargetError(name, "")
+    return int(digits)
+
+
 def find(name: str, slices: Sequence[SliceOverview]) -> str:
     """The cgroup of a slice, of a job, or of what a pid belongs to: its job, else its slice, else its own.
 
     Raises UnknownTargetError, AmbiguousTargetError; for a pid ProcessGoneError, NotPermittedError, NotSupportedError.
     """
-    if name.isascii() and name.isdigit():
-        return _managed_part(cgroup_of(int(name)), slices)
+    pid = pid_in(name)
+    if pid is not None:
+        return _managed_part(cgroup_of(pid), slices)
     with contextlib.suppress(UnknownTargetError):
         return find_slice(name, slices).path
     jobs = [job for each in slices for job in each.jobs]
@@ -82,7 +96,7 @@ def is_managed(path: str, slices: Sequence[SliceOverview]) -> bool:
 
 def spec_for(path: str, root: str, specs: Sequence[SliceSpec]) -> SliceSpec | None:
     """The configured slice that a cgroup is or is in, the innermost; None: nobody manages it."""
-    around = [spec for spec in specs if ManagedSlice(slice_path(root, spec.unit)).contains(path)]
+    around = [spec for spec in with_inner_protection(specs) if ManagedSlice(slice_path(root, spec.unit)).contains(path)]
     return max(around, key=lambda spec: len(slice_path(root, spec.unit)), default=None)
 
 

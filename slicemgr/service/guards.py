@@ -2,7 +2,6 @@
 """All guards of a daemon: one for each slice, or one for all users' slices, and the machine's."""
 
 import asyncio
-import dataclasses
 import os
 import re
 import time
@@ -17,7 +16,7 @@ from slicemgr.kernel.kernel_log import oom_victims
 from slicemgr.kernel.machine import MachineReader
 from slicemgr.kernel.pressure import MACHINE, PressureThread, StallKind, open_trigger
 from slicemgr.kernel.watch import CgroupWatch
-from slicemgr.model.slice import SliceKind, SliceSpec
+from slicemgr.model.slice import SliceKind, SliceSpec, slice_path, with_inner_protection
 from slicemgr.policy.machine import Thresholds
 from slicemgr.policy.slice_limits import resolve_slice, thresholds
 from slicemgr.service.cgroup_guard import CgroupGuard
@@ -26,7 +25,7 @@ from slicemgr.service.guard import FLEETING, Guard
 from slicemgr.service.machine_guard import MachineGuard
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.naming import CommandLines
-from slicemgr.service.overview import slice_path, user_roots
+from slicemgr.service.overview import user_roots
 from slicemgr.service.report import GuardFailedReport, Report
 from slicemgr.service.slices import managed_slice
 
@@ -53,6 +52,7 @@ class Guards:
     def __init__(self, config: Config, report: Callable[[Report], None], *, dry_run: bool, is_user: bool) -> None:
         """To be made in the loop's thread. Raises OSError without /proc/meminfo."""
         self._config = config
+        self._of_users = with_inner_protection(config.slices)
         self._report = report
         self._dry_run = dry_run
         self._is_user = is_user
@@ -77,8 +77,9 @@ class Guards:
 
     def guard(self, slices: Iterable[ManagedSlice], config: Config, tasks: asyncio.TaskGroup) -> None:
         """Guard these from now on, in place of those before; who is guarded already goes on undisturbed."""
-        self._slices = {each.cgroup: each for each in _with_inner_protection(slices)}
+        self._slices = {each.cgroup: each for each in slices}
         self._config = config
+        self._of_users = with_inner_protection(config.slices)
         self._kill_paths = {
             path: guard
             for path, guard in self._kill_paths.items()
@@ -100,7 +101,7 @@ class Guards:
         if not self._is_user:
             # Not from what the guard of users has seen: in a shortage of the machine no cgroup has an event.
             for root in user_roots():
-                for spec in self._config.slices:
+                for spec in self._of_users:
                     if (each := self.managed_of(slice_path(root, spec.unit))) is not None:
                         found.setdefault(each.cgroup, each)
         return list(found.values())
@@ -115,7 +116,7 @@ class Guards:
             return None
         if self._has_own_daemon(int(manager["uid"])):
             return None
-        paths = {slice_path(manager["root"], spec.unit): spec for spec in self._config.slices}
+        paths = {slice_path(manager["root"], spec.unit): spec for spec in self._of_users}
         fits = [path for path in paths if cgroup.rstrip("/") == path or cgroup.startswith(path + "/")]
         if not fits:
             return None
@@ -124,6 +125,8 @@ class Guards:
 
     def refusal(self, cgroup: str, uid: int) -> str | None:
         """Why this cgroup is not watched for this user, or None."""
+        if self._dry_run:
+            return "this daemon is a dry run, and ends nobody"
         if self.managed_of(cgroup) is None:
             return f"{cgroup} is in no managed slice; try --slice build"
         if uid not in {0, os.getuid()} and not cgroup.startswith(f"{USERS}/user-{uid}.slice/"):
@@ -225,8 +228,11 @@ class Guards:
         if now - asked >= OWN_DAEMON_SECONDS:
             try:
                 answer = somebody_answers(f"/run/user/{uid}/slicemgr/control")
-            except OSError:
+            except FileNotFoundError:
                 answer = False
+            except OSError as error:
+                answer = False
+                self._tell_failure(error, "")
             self._own_daemons[uid] = now, answer
         return answer
 
@@ -240,17 +246,3 @@ class Guards:
 
     def _members(self) -> set[int]:
         return set().union(*(guard.members() for guard in list(self._running.values())))
-
-
-def _with_inner_protection(slices: Iterable[ManagedSlice]) -> list[ManagedSlice]:
-    """Who is spared in a slice is spared also when a slice around it is the one that is short."""
-    every = list(slices)
-    return [
-        dataclasses.replace(
-            each,
-            protect=tuple(
-                {pattern: None for inner in every if each.contains(inner.cgroup) for pattern in inner.protect}
-            ),
-        )
-        for each in every
-    ]

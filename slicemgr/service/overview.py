@@ -18,7 +18,8 @@ from typing import Final
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir
 from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError, NotSupportedError
-from slicemgr.model.slice import SliceKind, SliceSpec
+from slicemgr.kernel.features import Feature, find_mount, not_mounted
+from slicemgr.model.slice import SliceKind, SliceSpec, slice_path
 
 SYSTEM_ROOT: Final = "/"
 
@@ -91,21 +92,13 @@ def user_root(uid: int) -> str:
     return f"/user.slice/user-{uid}.slice/user@{uid}.service"
 
 
-def slice_path(root: str, unit: str) -> str:
-    """Where a slice of this manager is: `app-ci.slice` is in `app.slice` (systemd.slice(5))."""
-    parts = unit.removesuffix(".slice").split("-")
-    levels = ("-".join(parts[: end + 1]) + ".slice" for end in range(len(parts)))
-    return "/".join((root.rstrip("/"), *levels))
-
-
-def require_cgroup2(mount: str = MOUNT) -> None:
-    """Raises NotSupportedError where there is no cgroup v2 at this place, as on a hybrid tree."""
-    if not os.path.exists(f"{mount}/cgroup.controllers"):
-        hybrid = " (its tree is hybrid)" if os.path.exists(f"{mount}/unified/cgroup.controllers") else ""
-        raise NotSupportedError(
-            f"this machine has no cgroup v2 at {mount}{hybrid}",
-            "systemd.unified_cgroup_hierarchy=1 on the kernel command line; 'slicemgr run' works without",
-        )
+def require_cgroup2(mount: str = MOUNT, proc: str = "/proc") -> None:
+    """Raises NotSupportedError where there is no cgroup v2 at this place, in the words that the daemon has for it."""
+    if os.path.exists(f"{mount}/cgroup.controllers"):
+        return
+    _, missing = find_mount(proc)
+    lack = next((each for each in missing if each.feature is Feature.CGROUP2), not_mounted(mount))
+    raise NotSupportedError(lack.what, lack.hint)
 
 
 def look(specs: Iterable[SliceSpec], root: str, mount: str = MOUNT) -> tuple[SliceOverview, ...]:

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The slices of a manager as they are to be: their properties set, and where they are."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.kernel.cgroupfs import MOUNT
 from slicemgr.model.quantity import NoLimit, Percent
-from slicemgr.model.slice import MachineSpec, SliceKind, SliceSpec
+from slicemgr.model.slice import MachineSpec, SliceKind, SliceSpec, slice_path
 from slicemgr.placement.bus_connection import BusError
 from slicemgr.placement.systemd import set_slice
 from slicemgr.placement.systemd1 import NO_LIMIT, JobFailedError, Manager
 from slicemgr.policy.slice_limits import SliceLimits, resolve_slice
 from slicemgr.service.guard import KillRules
 from slicemgr.service.managed import ManagedSlice
-from slicemgr.service.overview import slice_path
 
 _FROM_FIELDS: Final = {
     "MemoryHigh": "memory_high",
@@ -28,31 +28,89 @@ _FROM_FIELDS: Final = {
 }
 
 
+_NOTHING_KEPT: Final = ("MemoryLow", "MemoryMin")
+"""0 if nobody sets them; for all others 2^64-1 is as if nobody had (CGROUP_LIMIT_MAX, CGROUP_WEIGHT_INVALID)."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedSlice:
     """A slice that is ours to guard, and what of its configuration is not in force."""
 
     managed: ManagedSlice
-    why_not: str
+    why_not: str = ""
     """One line, empty if all is as it should be."""
+    is_throttled_by_us: bool = False
+    """Its memory.high is one that only we end a stall at: it must not outlive us."""
 
 
-def open_slice(
-    spec: SliceSpec, machine: MachineSpec, *, total_bytes: int, manager: Manager | None, root: str, is_user: bool
-) -> OpenedSlice:
-    """Start the slice and set its properties until the next boot; without a manager it is taken as it is. May block."""
-    limits = resolve_slice(spec, machine, total_bytes)
-    cgroup, why_not = slice_path(root, spec.unit), ""
-    if manager is None:
-        if not os.path.isdir(MOUNT + cgroup):
+class OwnSlices:
+    """The slices of one manager, as a daemon sets them. Every call may block: they are for a thread of their own."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Manager] | None,
+        *,
+        root: str,
+        is_user: bool,
+        total_bytes: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """`connect` reaches the manager, or raises BusError or OSError; None: the slices are taken as they are.
+
+        Not once for all: whoever stays connected is sent the signals of all units, and what nobody reads piles up in
+        the manager. Connecting takes 1 ms.
+        """
+        self._connect = connect
+        self._root = root
+        self._is_user = is_user
+        self._total_bytes = total_bytes
+        self._say = say
+        self._names_set: dict[str, frozenset[str]] = {}
+        self._throttled: tuple[str, ...] = ()
+
+    def open(self, specs: Sequence[SliceSpec], machine: MachineSpec) -> list[OpenedSlice]:
+        """Start them and set their properties until the next boot; what we have set before, and is not asked for any
+        more, is taken back."""
+        with contextlib.ExitStack() as stack:
+            manager: Manager | None = None
+            try:
+                manager = None if self._connect is None else stack.enter_context(contextlib.closing(self._connect()))
+            except (BusError, OSError) as error:
+                self._say(f"no service manager answers ({error}): the slices are taken as they are")
+            limits = {spec.unit: resolve_slice(spec, machine, self._total_bytes) for spec in specs}
+            opened = [self._open(spec, limits[spec.unit], manager) for spec in specs]
+            if manager is not None:
+                names = {unit: frozenset(_properties(each)) for unit, each in limits.items()}
+                for unit, before in self._names_set.items():
+                    _take_back(manager, unit, before - names.get(unit, frozenset()))
+                self._names_set = names
+        self._throttled = tuple(spec.unit for spec, each in zip(specs, opened, strict=True) if each.is_throttled_by_us)
+        return opened
+
+    def lift(self) -> None:
+        """Nobody guards them from now on, so nobody is to be slowed down there.
+
+        The guardian lifts memory.high as well, but the manager writes its own idea of it again whenever a slice gets
+        its first job or loses its last.
+        """
+        if self._connect is None or not self._throttled:
+            return
+        with contextlib.suppress(BusError, OSError), contextlib.closing(self._connect()) as manager:
+            for unit in self._throttled:
+                _take_back(manager, unit, ["MemoryHigh"])
+
+    def _open(self, spec: SliceSpec, limits: SliceLimits, manager: Manager | None) -> OpenedSlice:
+        cgroup, why_not = slice_path(self._root, spec.unit), ""
+        if manager is not None:
+            try:
+                place = set_slice(manager, spec.unit, _properties(limits), is_user=self._is_user)
+                cgroup, why_not = place.cgroup or cgroup, place.why_not
+            except (BusError, JobFailedError, OSError) as error:
+                why_not = f"systemd did not set {spec.unit}: {error}; try 'systemctl status {spec.unit}'"
+        elif self._connect is not None and not os.path.isdir(MOUNT + cgroup):
             why_not = f"{spec.unit} is not there, and no service manager to make it; try with systemd"
-    else:
-        try:
-            place = set_slice(manager, spec.unit, _properties(limits), is_user=is_user)
-            cgroup, why_not = place.cgroup or cgroup, place.why_not
-        except (BusError, JobFailedError, OSError) as error:
-            why_not = f"systemd did not set {spec.unit}: {error}; try 'systemctl status {spec.unit}'"
-    return OpenedSlice(managed_slice(spec, limits, cgroup), why_not)
+        is_throttled = self._connect is not None and spec.kind is SliceKind.BUILD and limits.memory_high is not None
+        return OpenedSlice(managed_slice(spec, limits, cgroup), why_not, is_throttled)
 
 
 def managed_slice(spec: SliceSpec, limits: SliceLimits, cgroup: str) -> ManagedSlice:
@@ -66,9 +124,11 @@ def managed_slice(spec: SliceSpec, limits: SliceLimits, cgroup: str) -> ManagedS
     )
 
 
-def throttled_by_us(spec: SliceSpec, machine: MachineSpec, total_bytes: int) -> bool:
-    """Whether its memory.high is one that only we end a stall at: it must not outlive us."""
-    return spec.kind is SliceKind.BUILD and resolve_slice(spec, machine, total_bytes).memory_high is not None
+def _take_back(manager: Manager, unit: str, names: Collection[str]) -> None:
+    """As far as it goes: a slice that is gone needs nothing."""
+    with contextlib.suppress(BusError, OSError):
+        if names:
+            manager.set_unit_properties(unit, {name: 0 if name in _NOTHING_KEPT else NO_LIMIT for name in names})
 
 
 def _properties(limits: SliceLimits) -> Mapping[str, int]:

@@ -59,7 +59,7 @@ slices.MOUNT = mount
 daemon.connect = no_manager
 daemon.user_root = lambda uid: "/user"
 files.directories = lambda environment: [Path(config)]
-if watching == "plain":
+if watching != "as it is":
     guards.CgroupWatch = PlainFiles
 
 def say(line):
@@ -69,7 +69,7 @@ def say(line):
 service = daemon.Daemon(
     schema.read(files.load([Path(config)])),
     is_user=True,
-    dry_run=True,
+    dry_run=watching == "dry run",
     environment=dict(os.environ),
     say=say,
     tell=lambda record: say(f"record {record.report}"),
@@ -246,6 +246,36 @@ def test_a_broken_file_at_a_reload(machine: Machine) -> None:
         assert "kept the old configuration" in said
         assert "read the configuration again" in said
         assert machine.high("agent.slice") == "max"
+
+
+def test_a_dry_run_changes_nothing(machine: Machine) -> None:
+    """Who guards a job is told to go on doing so, and no limit is touched, neither now nor at the end."""
+    with Running(machine, watching="dry run") as daemon:
+        assert daemon.ready().startswith("guarding build.slice")
+        assert machine.ask(b"watch /user/build.slice/x.scope\n").startswith(b"error this daemon is a dry run")
+        assert daemon.end() == (0, "", "")
+        assert machine.high() == "100"
+
+
+def test_who_is_guarded_no_more_is_told(machine: Machine) -> None:
+    """By a hang-up: `slicemgr run` then looks for another guard. The others stay."""
+    machine.make("agent.slice")
+    machine.configure('[slice.agent]\nmemory_max = "500M"\n')
+    with Running(machine) as daemon, socket.socket(socket.AF_UNIX) as leaving, socket.socket(socket.AF_UNIX) as staying:
+        daemon.ready()
+        for client, name in ((leaving, "agent.slice"), (staying, "build.slice")):
+            client.settimeout(SECONDS)
+            client.connect(str(machine.control))
+            client.sendall(f"watch /user/{name}/x.scope\n".encode())
+            assert client.recv(100) == b"ok\n"
+        machine.configure("")
+        daemon.process.send_signal(signal.SIGHUP)
+        assert machine.heard()[0] == "RELOADING=1"
+        daemon.ready()
+        assert leaving.recv(100) == b""
+        staying.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            staying.recv(100)
 
 
 def test_a_second_daemon(machine: Machine) -> None:

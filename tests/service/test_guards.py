@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slicemgr.config.schema import DEFAULT_MACHINE, DEFAULTS, Config
+from slicemgr.config.schema import DEFAULT_MACHINE, DEFAULTS, PROTECTED, Config
 from slicemgr.kernel.errors import CgroupGoneError, NotSupportedError
 from slicemgr.model.slice import SliceKind, VictimRule
 from slicemgr.service import guards
@@ -45,7 +45,7 @@ class Tasks:
 class Bench:
     def __init__(self, *slices: ManagedSlice, is_user: bool) -> None:
         self.tasks = Tasks()
-        self.guards = Guards(CONFIG, lambda report: None, dry_run=True, is_user=is_user)
+        self.guards = Guards(CONFIG, lambda report: None, dry_run=False, is_user=is_user)
         self.guard(*slices)
 
     def guard(self, *slices: ManagedSlice) -> None:
@@ -152,10 +152,21 @@ async def test_one_guard_for_each() -> None:
 
 
 @pytest.mark.asyncio
-async def test_who_is_spared_within_is_spared_from_outside() -> None:
-    with guarding(APP, INNER, BUILD) as bench:
-        protect = {each.cgroup: set(each.protect) for each in bench.guards.managed()}
-        assert protect == {APP.cgroup: {"shell", "keeper"}, INNER.cgroup: {"keeper"}, BUILD.cgroup: set()}
+async def test_who_is_spared_within_is_spared_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a user's slices by the system's daemon too."""
+    agent = replace(AGENT, protect=("postgres",))
+    monkeypatch.setitem(globals(), "CONFIG", Config((*DEFAULTS.values(), agent), DEFAULT_MACHINE))
+    with guarding(is_user=False) as bench:
+        outer, inner, build = (
+            bench.guards.managed_of(f"{USER}/{path}/x.scope")
+            for path in ("app.slice", "app.slice/app-agent.slice", "build.slice")
+        )
+        assert outer is not None
+        assert inner is not None
+        assert build is not None
+        assert set(outer.protect) == {*PROTECTED, "postgres"}
+        assert inner.protect == ("postgres",)
+        assert build.protect == ()
 
 
 class EndError(Exception):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import socket
 import subprocess
 import sys
@@ -35,6 +36,9 @@ _AS_MADE = {
     "session.slice": "MemoryMax=infinity MemoryHigh=infinity MemoryLow=0 MemoryMin=0 TasksMax=infinity CPUWeight=100",
 }
 """What a daemon sets lasts until the next boot: so for the next test the slices are made what they were."""
+
+UNIT_FILE = Path(__file__).parents[2] / "units/system/slicemgr.service"
+_SANDBOX = re.compile(r"(Protect|Private|Restrict|Inaccessible|Capability|BindReadOnly|Device|State|Runtime)\w+=")
 
 
 def is_gone(who: Person) -> bool:
@@ -127,6 +131,8 @@ def prepared(config: str = "", *, uid: int | None = None) -> Iterator[Service]:
         units = _AS_MADE if uid else {"build.slice": _AS_MADE["build.slice"]}
         for unit, properties in units.items():
             service.systemctl("set-property", "--runtime", unit, *properties.split())
+        # What is set comes after the unit files, and wins: a test of these is not to find it.
+        service.systemctl("revert", *units)
 
 
 def start(service: Service, *options: str, properties: Mapping[str, str] | None = None) -> None:
@@ -139,6 +145,13 @@ def start(service: Service, *options: str, properties: Mapping[str, str] | None 
     command += ["slicemgr", "daemon", kind, *options]
     done = subprocess.run(command, capture_output=True, text=True, **as_user(service.uid))
     assert done.returncode == 0, done.stderr
+
+
+def sandbox() -> dict[str, str]:
+    """What the unit of the system's daemon takes from it, but for the system calls; and for the network, whose
+    namespace hides a socket from `connections`."""
+    lines = [line for line in UNIT_FILE.read_text().splitlines() if _SANDBOX.match(line)]
+    return {name: value for name, _, value in (line.partition("=") for line in lines) if name != "PrivateNetwork"}
 
 
 @contextlib.contextmanager

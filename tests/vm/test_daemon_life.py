@@ -109,13 +109,19 @@ def test_hang_up_reads_the_configuration_again(systemd: Systemd) -> None:
 
 @pytest.mark.vm(users=("tester",))
 def test_a_dry_run_names_and_spares(systemd: Systemd, tmp_path: Path) -> None:
-    """The leak stays where the kernel holds it."""
-    with standing_by(systemd), living("", "--dry-run") as service, held(tmp_path, leak(), *JOB_100M):
-        since = people()
-        until(service.victims, "somebody is named")
-        assert service.victims() == ["leak"]
-        assert service.history()[-1]["report"]["outcome"] == "dry-run"
-        assert dead(since) == []
+    """The leak stays where the kernel holds it; `slicemgr run` is not relieved of its job, and no limit is set."""
+    with standing_by(systemd), living(BUILD_400M, "--dry-run") as service:
+        with held(tmp_path, leak(), *scope("build.slice", SCOPE_100M)):
+            since = people()
+            until(service.victims, "somebody is named")
+            assert service.victims() == ["leak"]
+            assert service.history()[-1]["report"]["outcome"] == "dry-run"
+            assert dead(since) == []
+            assert build_file("memory.max") == build_file("memory.high") == "max"
+        with held(tmp_path, leak("mine"), *JOB_100M) as job:
+            since = people()
+            assert "killed 'mine'" in job.told()
+            assert dead(since) == ["mine"]
 
 
 @pytest.mark.parametrize("manager", ["reached", "unreached"])

@@ -29,6 +29,7 @@ from tests.vm.living import (
     leak,
     living,
     quiet,
+    sandbox,
     scope,
     session_of_tester,
     slice_directory,
@@ -158,9 +159,16 @@ def test_the_systems_daemon_guards_root_and_users(systemd: Systemd, tmp_path: Pa
 
 @pytest.mark.vm(users=("root",))
 def test_a_users_own_daemon_comes_first(systemd: Systemd, tmp_path: Path) -> None:
-    """Of two daemons one acts: the system's leaves that user's slices to the user's."""
+    """Of two daemons one acts: the system's, hardened as by its unit, leaves that user's slices to the user's."""
     open_to_all(tmp_path)
-    with kernel_not_needed(), session_of_tester(), living() as systems, living(uid=TESTER) as own:
+    hardened = sandbox()
+    assert {"ProtectHome", "ProtectSystem", "PrivateMounts"} <= hardened.keys()
+    with (
+        kernel_not_needed(),
+        session_of_tester(),
+        living(properties=hardened) as systems,
+        living(uid=TESTER) as own,
+    ):
         with held(tmp_path, leak("users"), *JOB_100M, uid=TESTER) as job:
             until(lambda: connections(own.socket) > 0, "it is registered")
             assert connections(systems.socket) == 0

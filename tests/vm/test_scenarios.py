@@ -196,6 +196,18 @@ def test_swap_is_used_and_then_full(kind: str, tmp_path: Path) -> None:
     assert kill["held_bytes"] > 70 * MIB
 
 
+@DAEMON
+@pytest.mark.vm(swap="zram")
+def test_the_slice_may_not_swap(guard: DaemonService, tmp_path: Path) -> None:
+    """Its jobs' own limits say nothing of it, and the machine has room: a leak is ended within a second all the same."""
+    with guard.configured("[slice.build]\nmemory_swap_max = 0"):
+        told = run_job(tmp_path, "--max", "64M", "--", *leak().split())
+    assert (told.status, told.victims) == (KILLED, ["leak"])
+    (kill,) = told.kills
+    assert kill["evidence"] == "unreclaimable"
+    assert kill["stalled_seconds"] < 1.0
+
+
 @BOTH
 def test_a_file_in_memory_is_nobodys(tmp_path: Path) -> None:
     """tmpfs is charged to the job, and no kill frees it: the writer may go, but not who comes to clean up."""
