@@ -2,12 +2,9 @@
 """`slicemgr config`: what holds, and where each value was set."""
 
 import argparse
-import contextlib
 import enum
-import io
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +13,7 @@ from typing import Any
 
 from slicemgr.cli import OneLineParser
 from slicemgr.cli.exit_codes import ExitCode
-from slicemgr.cli.printable import printable, say
+from slicemgr.cli.printable import complain, print_out, printable, say
 from slicemgr.config import ConfigError, Key, Origin, Tree, files, key_text, schema, string_text
 from slicemgr.config.schema import Config
 from slicemgr.model.quantity import NoLimit, Percent
@@ -69,15 +66,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = schema.read(tree)
     except ConfigError as error:
-        _complain(error)
+        complain(*error.lines)  # FILE:LINE first, as compilers do: editors find it.
         return _BROKEN
     entries = _chosen(list(_entries(config, tree)), options.key)
     if not entries:
         return _no_such_key(options.key, list(_entries(config, tree)))
     if options.json:
-        return _put(json.dumps(_as_data(entries), indent=2) + "\n")
+        return print_out(json.dumps(_as_data(entries), indent=2) + "\n", _PROG)
     heading = [] if options.key else _heading(tree)
-    return _put("\n".join([*heading, *_as_toml(entries)]) + "\n")
+    return print_out("\n".join([*heading, *_as_toml(entries)]) + "\n", _PROG)
 
 
 def _parser() -> OneLineParser:
@@ -116,22 +113,16 @@ def _check(name: str, *, as_json: bool) -> int:
     except ConfigError as error:
         errors = error.lines
         if not as_json:
-            _complain(error)
+            complain(*error.lines)  # FILE:LINE first, as compilers do: editors find it.
     if as_json:
-        return _put(json.dumps({"file": printable(name), "errors": errors}, indent=2) + "\n") or bool(errors) * _BROKEN
-    return _BROKEN if errors else _put(f"{printable(name)}: fine\n")
+        text = json.dumps({"file": printable(name), "errors": errors}, indent=2) + "\n"
+        return print_out(text, _PROG) or bool(errors) * _BROKEN
+    return _BROKEN if errors else print_out(f"{printable(name)}: fine\n", _PROG)
 
 
 def _input() -> bytes:
     with open(0, "rb", closefd=False) as file:
         return file.read(files.LARGEST_BYTES + 1)
-
-
-def _complain(error: ConfigError) -> None:
-    """FILE:LINE first, as compilers do, so that editors find the place."""
-    with contextlib.suppress(OSError):  # A stderr that is full or gone: there is nobody to tell.
-        sys.stderr.write("".join(f"{line}\n" for line in error.lines))
-        sys.stderr.flush()
 
 
 def _entries(config: Config, tree: Tree) -> Iterator[_Entry]:
@@ -256,18 +247,3 @@ def _as_data(entries: list[_Entry]) -> dict[str, Any]:
             "line": None if origin is None else origin.line,
         }
     return data
-
-
-def _put(text: str) -> int:
-    """Write to stdout; a reader who has seen enough is no error."""
-    try:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # A path can be in letters that the locale lacks.
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends.
-    except OSError as error:
-        say(f"can't write: {error.strerror}; try another place for the output", prog=_PROG)
-        return ExitCode.OWN_FAILURE
-    return 0

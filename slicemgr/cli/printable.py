@@ -6,7 +6,10 @@ Light, see model/quantity.py.
 
 from __future__ import annotations
 
+import os
 import sys
+
+from slicemgr.cli.exit_codes import ExitCode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +18,28 @@ if TYPE_CHECKING:
 _LONGEST = 100
 """Characters of a command line in a report: with the rest it fills two lines of a terminal."""
 
+_LONGEST_SHOWN = 60
+_LONGEST_MESSAGE = 320
+"""Four lines of a terminal: what is longer has an argument in it that nobody has typed."""
+
 
 def printable(name: str) -> str:
     r"""The name with everything that is not plainly visible escaped: `foo\n`, `\x1b[2J`, `\xff`."""
     return "".join(_visible(character) for character in name)
+
+
+def shown(argument: str) -> str:
+    """An argument in a message: on one line, and not longer than that."""
+    return printable(argument if len(argument) <= _LONGEST_SHOWN else argument[:_LONGEST_SHOWN] + "…")
+
+
+def one_line(message: str) -> str:
+    r"""A whole message, whose arguments may be escaped already: a backslash stays one, the rest is as in `printable`.
+
+    Of one that is too long the middle goes: what was wrong stands at its front, and what to try at its end.
+    """
+    line = "".join(each if each == "\\" else _visible(each) for each in message)
+    return _without_middle(line, _LONGEST_MESSAGE)
 
 
 def encodable(text: str) -> str:
@@ -27,15 +48,36 @@ def encodable(text: str) -> str:
 
 
 def say(line: str, *, prog: str = "slicemgr") -> None:
-    """One line of ours on stderr, in one write so that it stays whole among the command's.
+    """One line of ours on stderr, in one write so that it stays whole among the command's."""
+    complain(f"{prog}: {line}")
 
-    A stderr that is full or gone is no reason to stop: there is nobody to tell.
-    """
+
+def complain(*lines: str) -> None:
+    """Lines as they are to stderr. One that is full or gone is no reason to stop: there is nobody to tell."""
     try:
-        sys.stderr.write(f"{prog}: {line}\n")
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
         sys.stderr.flush()
     except OSError:
-        return
+        # The line is still in the buffer: the interpreter would try it once more at its end, and exit with 120. The
+        # descriptor stays as it is: a command inherits it, and a disk may have room again.
+        sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+
+
+def print_out(text: str, prog: str) -> int:
+    """To standard output; returns the exit status. That somebody has read enough of it (`| head`) is no failure."""
+    status = 0
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # As with stderr; nobody inherits this one.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        if not isinstance(error, BrokenPipeError):
+            say(f"can't write: {error.strerror}; try another place", prog=prog)
+            status = ExitCode.OWN_FAILURE
+    return status
 
 
 def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
@@ -48,10 +90,12 @@ def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:
         operands = [argument for argument in arguments[1:] if not argument.startswith("-")]
         program = arguments[0].rpartition("/")[2]
         line = _joined([program, *dict.fromkeys(operands)]).replace(" ", " … ", 1)
-    if len(line) <= longest:
-        return line
+    return _without_middle(line, longest)
+
+
+def _without_middle(line: str, longest: int) -> str:
     head = longest // 3
-    return f"{line[:head]}…{line[head + 1 - longest :]}"
+    return line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}"
 
 
 def _joined(arguments: Sequence[str]) -> str:

@@ -42,6 +42,8 @@ configuration adds to them and can't take any away: this is the promise, not a p
 _APP: Final = SliceSpec(
     unit="app.slice",
     kind=SliceKind.APP,
+    # As units/user/app.slice.d, where the reason stands; tests/unit/test_units.py compares.
+    memory_low=Percent(1000),
     # In apps and in a session people have unsaved work, so the one that is big is asked to go (SIGTERM) before it is
     # made to. Five seconds: an editor writes its swap file in less, and nobody waits longer before a frozen screen.
     victim=VictimRule.HIGHEST_BADNESS,
@@ -59,9 +61,9 @@ DEFAULTS: Final[Mapping[SliceKind, SliceSpec]] = {
         # Below the 33% that logind gives one user (user-.slice.d/10-defaults.conf): a fork bomb in a build leaves the
         # session what it takes to start a terminal. A job alone has systemd's 15% (DefaultTasksMax=).
         tasks_max=Percent(2500),
-        # session.slice and app.slice have 100: where both want the processor a build gets half of what each of them
-        # gets, and all of it where nobody else wants it. io_weight is left to the unit file: Debian 12 and 13 do not
-        # delegate the io controller to the user manager, and without bfq or io.cost it does nothing.
+        # session.slice has 200 and app.slice 100: where all want the processor a build gets a quarter of the one and a
+        # half of the other, and all of it where nobody else wants it. io_weight is left to the unit file: Debian 12 and
+        # 13 do not delegate the io controller to the user manager, and without bfq or io.cost it does nothing.
         cpu_weight=50,
         # make lives, one compiler goes, at once: it has nothing to save.
         victim=VictimRule.HIGHEST_BADNESS_CHILD,
@@ -71,8 +73,9 @@ DEFAULTS: Final[Mapping[SliceKind, SliceSpec]] = {
         _APP,
         unit="session.slice",
         kind=SliceKind.SESSION,
-        # uresourced's value for the active user: what compositor, shell and bus keep touching.
-        memory_low=250 << 20,
+        # As units/user/session.slice.d. (uresourced gives the active user 250 MiB, whatever the machine has.)
+        memory_low=Percent(1000),
+        cpu_weight=200,
     ),
 }
 """By kind: build, app and session themselves, and with another name the user's own."""
@@ -84,6 +87,9 @@ DEFAULT_MACHINE: Final = MachineSpec(
     swap_free=Percent(1000),
     session_reserve=Auto.AUTO,
 )
+
+_SYSTEMDS: Final = frozenset({"user", "system", "machine"})
+"""systemd.special(7). As a slice of builds, user.slice would have every compositor among its victims."""
 
 Keys: TypeAlias = Mapping[str, tuple[str, Callable[[Any], object]]]
 """A key of TOML -> the field that it fills, and the reader of its value."""
@@ -144,6 +150,9 @@ class _Reading:
             except SpecError as error:
                 self._note(key, str(error) if len(name) <= 255 else "is longer than 255 characters; try a short name")
                 continue
+            if unit.removesuffix(".slice").partition("-")[0] in _SYSTEMDS:
+                self._note(key, "is systemd's own, with sessions or services in it; try [slice.build]")
+                continue
             if unit in named:
                 self._note(key, f"is the same slice as {key_text(('slice', named[unit]))}; try one table for both")
                 continue
@@ -158,6 +167,9 @@ class _Reading:
         fields = self._fields(key, table, SLICE_KEYS)
         own = next((spec.kind for spec in DEFAULTS.values() if spec.unit == unit), SliceKind.BUILD)
         default = DEFAULTS[fields.get("kind", own)]
+        if unit != default.unit:
+            # What is kept for the apps, or for the session, is kept once.
+            default = dataclasses.replace(default, memory_low=None)
         if "protect" in fields:
             fields["protect"] = tuple(dict.fromkeys((*default.protect, *fields["protect"])))
         spec = dataclasses.replace(default, **(fields | {"unit": unit, "kind": default.kind}))

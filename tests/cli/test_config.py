@@ -38,7 +38,7 @@ def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ended:
 
 
 def in_a_process(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    code = "import sys; from slicemgr.cli import config; sys.exit(config.main(sys.argv[1:]))"
+    code = "import sys; from slicemgr import cli; sys.exit(cli.main(['config', *sys.argv[1:]]))"
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **environment})
 
@@ -56,7 +56,7 @@ def test_the_defaults(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         'memory_max = "auto"  # default',
         'tasks_max = "25%"  # default',
     ]
-    assert 'memory_low = "250M"  # default' in lines
+    assert 'memory_low = "10%"  # default' in lines
     assert all(line.endswith("# default") for line in lines if " = " in line and not line.endswith("["))
     assert max(map(len, lines)) <= 120
 
@@ -257,7 +257,7 @@ def test_what_is_shown_can_be_read_back(
     try:
         meant = schema.read(files.load_text(as_toml(content).encode(), "F"))
     except ConfigError as error:
-        # The session's 250M above a memory_max that was drawn for it.
+        # The session's 10% above a memory_max that was drawn for it.
         assert all("is above memory_max" in line for line in error.lines), error.lines  # noqa: PT017
         return
     (home / "slicemgr.toml").write_text(as_toml(content))
@@ -291,7 +291,7 @@ def test_names_that_the_locale_lacks(tmp_path: Path) -> None:
 
 def test_a_reader_who_leaves(tmp_path: Path) -> None:
     """`slicemgr config | head -1` ends quietly."""
-    code = "from slicemgr.cli import config; raise SystemExit(config.main([]))"
+    code = "from slicemgr import cli; raise SystemExit(cli.main(['config']))"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
@@ -301,11 +301,11 @@ def test_a_reader_who_leaves(tmp_path: Path) -> None:
 
 def test_a_full_disk() -> None:
     """What is not written is said."""
-    code = "from slicemgr.cli import config; raise SystemExit(config.main([]))"
+    code = "from slicemgr import cli; raise SystemExit(cli.main(['config']))"
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 125
-    assert done.stderr == b"slicemgr config: can't write: No space left on device; try another place for the output\n"
+    assert done.stderr == b"slicemgr config: can't write: No space left on device; try another place\n"
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

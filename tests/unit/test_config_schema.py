@@ -42,7 +42,7 @@ def test_nothing_said_is_the_defaults() -> None:
     builds, apps, session = config.slices
     assert (builds.memory_max, builds.victim, builds.grace_seconds) == (Auto.AUTO, VictimRule.HIGHEST_BADNESS_CHILD, 0)
     assert (apps.memory_max, apps.victim, apps.grace_seconds) == (None, VictimRule.HIGHEST_BADNESS, 5)
-    assert (session.memory_low, session.protect) == (250 << 20, PROTECTED)
+    assert (session.memory_low, session.cpu_weight, session.protect) == (Percent(1000), 200, PROTECTED)
 
 
 @pytest.mark.parametrize("comm", [
@@ -164,6 +164,10 @@ def test_what_can_not_be_meant(key: str, value: object, message: str) -> None:
         ({"machine": {"swap": 1}}, "machine.swap: no such key; try swap_free"),
         ({"machine": {"memory_available": "max"}}, 'machine.memory_available: "max" would be short for ever; try "5%"'),
         ({"machine": {"session_reserve": "100%"}}, 'machine.session_reserve: the whole machine in reserve leaves builds nothing; try "10%"'),
+        ({"slice": {"user": {"memory_max": "90%"}}},
+         "slice.user: is systemd's own, with sessions or services in it; try [slice.build]"),
+        ({"slice": {"system-ci": {}}},
+         "slice.system-ci: is systemd's own, with sessions or services in it; try [slice.build]"),
         ({"slices": {}}, "slices: no such key; try slice"),
         ({"agent": {"memory_max": "8G"}}, "agent: no such key; try [slice.agent]"),
         ({"log_level": 3}, "log_level: no such key; try one of machine, slice"),
@@ -175,7 +179,7 @@ def test_what_can_not_be_meant(key: str, value: object, message: str) -> None:
          "slice.build.memory_high: memory_high is above memory_max; try a lower memory_high, or a higher memory_max"),
         ({"slice": {"build": {"memory_min": "60%", "memory_max": "50%"}}},
          "slice.build.memory_min: memory_min is above memory_max; try a lower memory_min, or a higher memory_max"),
-        ({"slice": {"session": {"memory_max": "200M"}}},
+        ({"slice": {"session": {"memory_max": "5%"}}},
          "slice.session.memory_max: memory_low is above memory_max; try a lower memory_low, or a higher memory_max"),
     ],
 )  # fmt: skip

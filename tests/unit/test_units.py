@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from slicemgr.config.schema import DEFAULTS
+from slicemgr.model.quantity import Percent
+from slicemgr.model.slice import Auto, SliceKind
+
 UNITS = Path(__file__).parents[2] / "units"
 FILES = sorted(path for path in UNITS.rglob("*") if path.is_file())
 NAMES = [path.relative_to(UNITS).as_posix() for path in FILES]
@@ -118,6 +122,28 @@ def test_the_two_build_slices_agree() -> None:
     assert slices[0] == slices[1]
     assert slices[0]["MemoryMax"] == ["80%"]
     assert not any("MemoryHigh" in path.read_text().replace("No MemoryHigh=", "") for path in FILES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        (SliceKind.BUILD, "user/build.slice"),
+        (SliceKind.APP, "user/app.slice.d/10-slicemgr.conf"),
+        (SliceKind.SESSION, "user/session.slice.d/10-slicemgr.conf"),
+    ],
+)
+def test_a_daemon_sets_what_the_units_say(kind: SliceKind, file: str) -> None:
+    """What it sets comes after them, and wins. Theirs holds without it: there `auto` is a share, and io a weight."""
+    fields = {"MemoryMax": "memory_max", "MemoryLow": "memory_low", "TasksMax": "tasks_max", "CPUWeight": "cpu_weight"}
+    unit = {name: values[-1] for name, values in parse(UNITS / file)["Slice"].items()}
+    spec = DEFAULTS[kind]
+    daemons = {name: getattr(spec, field) for name, field in fields.items() if getattr(spec, field) is not None}
+    if kind is SliceKind.BUILD:
+        assert (daemons.pop("MemoryMax"), unit.pop("MemoryMax"), unit.pop("IOWeight")) == (Auto.AUTO, "80%", "50")
+    assert unit == {
+        name: f"{value.hundredths // 100}%" if isinstance(value, Percent) else str(value)
+        for name, value in daemons.items()
+    }
 
 
 def test_protection_adds_up() -> None:
