@@ -25,8 +25,9 @@ _EPILOG: Final = """\
 DURATION is a number with a unit, or several: 90s, 10min, 2h, 1d 12h, 1w. The history is bounded: it keeps the last
 thousand or so.
 
-with --json: {"schema": "slicemgr.kills/1", "kills": [...], "skipped_lines": N}; each kill is a record as it stands in
-the history, schema "slicemgr.record/1".
+with --json: {"schema": "slicemgr.kills/1", "kills": [...], "skipped_lines": N, "rest_kept_by"}; each kill is a record
+as it stands in the history, schema "slicemgr.record/1"; rest_kept_by is "system" where the system's daemon keeps what
+else was done in your slices, or null.
 
 example: slicemgr kills --since 2h"""
 
@@ -47,12 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     def read() -> str:
         start = None if since is None else time.time() - since
         past = History(manager.state_directory).read(limit=count, since_wall_seconds=start, wanted=is_action)
+        whose, _ = reading.guarding_daemon(manager)
+        rest = reading.rest_kept_by(manager, whose)
         if options.json:
             kills = [record_to_data(record) for record in past.records]
-            return reading.as_json(SCHEMA, {"kills": kills, "skipped_lines": past.skipped})
+            return reading.as_json(SCHEMA, {"kills": kills, "skipped_lines": past.skipped, "rest_kept_by": rest})
         _tell_skipped(past)
-        nothing = "nothing has been killed yet" if since is None else f"nothing was killed in the last {options.since}"
-        return "".join(f"{history_line(record)}\n" for record in past.records) or f"{nothing}\n"
+        if not past.records:
+            return f"{_nothing(options.since, rest)}\n"
+        if rest is not None:
+            say(reading.REST_LINE, prog=_PROG)  # Each line on stdout is a kill.
+        return "".join(f"{history_line(record)}\n" for record in past.records)
 
     return reading.run_reading(_PROG, read)
 
@@ -68,6 +74,13 @@ def duration(text: str) -> float | None:
 def whole_number(text: str) -> int | None:
     """Decimal digits, or None."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _nothing(since: str | None, rest: str | None) -> str:
+    if rest is None:
+        return "nothing has been killed yet" if since is None else f"nothing was killed in the last {since}"
+    within = "" if since is None else f" of the last {since}"
+    return f"your own history has no kills{within}; {reading.REST_LINE}"
 
 
 def _tell_skipped(past: Past) -> None:

@@ -19,7 +19,8 @@ from typing import Final
 
 from slicemgr.cli.exit_codes import ExitCode
 from slicemgr.cli.parser import OneLineParser
-from slicemgr.cli.printable import encodable, printable, say
+from slicemgr.cli.printable import encodable, print_out, printable, say
+from slicemgr.cli.printable import shown as shown  # noqa: PLC0414 - kills, status and explain have it from here
 from slicemgr.kernel.cgroupfs import MOUNT
 from slicemgr.kernel.errors import (
     CgroupNotPermittedError,
@@ -40,7 +41,8 @@ _UCRED: Final = struct.Struct("3i")
 """struct ucred of unix(7): pid, uid, gid."""
 
 
-_LONGEST_SHOWN: Final = 60
+REST_LINE: Final = "the system's daemon keeps the rest; try 'sudo slicemgr kills --system'"
+"""For `rest_kept_by`: its history is root's, since command lines can hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,15 @@ def guarding_daemon(manager: Manager) -> tuple[str, DaemonState]:
     return manager.word, own
 
 
+def rest_kept_by(manager: Manager, whose: str) -> str | None:
+    """Who has the history of what `whose` daemon did to this manager's slices, if it is not this manager's own.
+
+    `slicemgr run` writes down what the system's daemon told it of its own job (service/job.py). What was done to
+    sessions and apps, or after a `run` had gone, is in the daemon's own file, which is root's.
+    """
+    return whose if whose != manager.word else None
+
+
 def ask_daemon(path: str) -> DaemonState:
     """Connect, see who it is, and leave again: nothing is asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -193,20 +204,6 @@ def refuse(prog: str, problem: str, hint: str) -> int:
     return ExitCode.USAGE
 
 
-def print_out(text: str, prog: str) -> int:
-    """To standard output; that somebody has read enough of it (`| head`) is no failure."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter would flush once more at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        say(f"can't write: {error.strerror}; try another place", prog=prog)
-        return ExitCode.OWN_FAILURE
-    return 0
-
-
 def as_json(schema: str, data: Mapping[str, object]) -> str:
     """For programs: grows by new keys only; a key that changes its meaning makes it the next number."""
     return json.dumps({"schema": schema, **data}, indent=2) + "\n"
@@ -228,11 +225,6 @@ def usage_data(usage: Usage) -> Mapping[str, object]:
         "stalled_percent": usage.stalled_percent,
         "processes": usage.members,
     }
-
-
-def shown(argument: str) -> str:
-    """An argument in a message: on one line, and not longer than that."""
-    return printable(argument if len(argument) <= _LONGEST_SHOWN else argument[:_LONGEST_SHOWN] + "…")
 
 
 def terminal_width() -> int | None:

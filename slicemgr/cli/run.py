@@ -7,7 +7,7 @@ import errno
 import os
 
 from slicemgr.cli.exit_codes import ExitCode
-from slicemgr.cli.printable import printable, say
+from slicemgr.cli.printable import one_line, printable, say
 from slicemgr.cli.run_options import read_options
 from slicemgr.cli.run_report import ReportFile, RunReport
 from slicemgr.kernel.errors import KernelError
@@ -19,7 +19,7 @@ from slicemgr.model.spec import JobSpec, SpecError, slice_unit_name
 from slicemgr.placement.choose import NoBackendError, choose
 from slicemgr.policy import limits
 from slicemgr.service.job import Job, LimitsNotHeldError
-from slicemgr.service.places import SYSTEM_SOCKET, control_socket, state_directory
+from slicemgr.service.places import control_socket, state_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         total, available = read_total_and_available()
         resolved = limits.resolve(spec, total, available)
     except (SpecError, QuantityError) as error:
-        return _fail(ExitCode.USAGE, str(error))
+        return _fail(ExitCode.USAGE, printable(str(error)))
     except (OSError, KernelError) as error:
         return _fail(ExitCode.OWN_FAILURE, f"can't read the machine's memory: {error}; try mount -t proc proc /proc")
     try:
@@ -87,9 +87,10 @@ def _run(
             resolved,
             search_path=os.environ.get("PATH", os.defpath),
             machine_total_bytes=machine_total_bytes,
-            daemon_sockets=_sockets(),
+            daemons=_daemons(),
             state=state_directory(os.getuid() or None, os.environ),
             tell=report.tell,
+            refused=report.no_daemon_took_it,
         )
         return job.run(choice, placed=placed)
 
@@ -119,10 +120,10 @@ def _chosen(backend: str, *, needs_memory: bool = True) -> Choice:
     )
 
 
-def _sockets() -> list[str]:
-    """Where a daemon may listen: the user's own, then the machine's, which guards users' slices as well."""
-    uid = os.getuid()
-    return ([control_socket(uid, os.environ)] if uid != 0 else []) + [SYSTEM_SOCKET]
+def _daemons() -> list[tuple[str, str]]:
+    """Where one may listen, and its history: the user's own, then the machine's, which guards users' slices as well."""
+    managers = [None] if os.getuid() == 0 else [os.getuid(), None]
+    return [(control_socket(uid, os.environ), state_directory(uid, os.environ)) for uid in managers]
 
 
 def _spec(options: RunOptions) -> JobSpec:
@@ -149,7 +150,7 @@ def _amount(option: str, text: str | None) -> Amount | None:
 
 
 def _fail(code: ExitCode, message: str) -> ExitCode:
-    say(message, prog=_PROG)
+    say(one_line(message), prog=_PROG)
     return code
 
 

@@ -121,6 +121,7 @@ def as_data(run: RunReport, job: JobReport) -> Data:
         "passed_over": [{"backend": backend, "reason": reason} for backend, reason in job.passed_over],
         "left_out_properties": list(job.left_out),
         "watched_by": job.watched_by,
+        "daemon_refusal": encodable(job.daemon_refusal) if job.daemon_refusal else None,
         "command": [encodable(argument) for argument in run.spec.command],
         "limits": {"memory_high": high, "memory_max": limit, "memory_swap_max": swap},
         "exit": ending,

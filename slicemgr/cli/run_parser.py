@@ -36,7 +36,8 @@ example: slicemgr run --max 2G -- make -j20"""
 
 def parse(arguments: Sequence[str]) -> RunOptions:
     """The options; exits for --help, and with 2 for what can't be meant."""
-    return _parser().parse_args(arguments, namespace=RunOptions())
+    options: RunOptions = _parser().parse_args(arguments, namespace=RunOptions())
+    return options
 
 
 def _parser() -> OneLineParser:

@@ -43,6 +43,11 @@ class RunReport:
         self.events.append(report)
         say(line(report, self))
 
+    def no_daemon_took_it(self, why: str) -> None:
+        """The first daemon's words for it, on one line; runs in a thread of its own."""
+        hint = "" if "; try " in why else "; try 'slicemgr status'"
+        say(f"no daemon guards this job, so 'slicemgr run' does: {printable(why)}{hint}")
+
     def end(self, job: JobReport) -> None:
         """The summary line, and one more if somebody was left behind."""
         if job.exit_signal is None:

@@ -7,10 +7,11 @@ from typing import Final
 
 from slicemgr.cli import reading
 from slicemgr.cli.list import job_data, size
-from slicemgr.cli.printable import printable, printable_command
+from slicemgr.cli.printable import printable, printable_command, say
 from slicemgr.cli.reading import DaemonState, Manager
 from slicemgr.cli.report_lines import ago, is_action, short_story
 from slicemgr.cli.table import cut, table
+from slicemgr.kernel.errors import NotSupportedError
 from slicemgr.kernel.machine import machine_reading
 from slicemgr.kernel.procfs import UNSEEN, footprint
 from slicemgr.model.machine import MachineReading
@@ -33,7 +34,10 @@ _EPILOG: Final = """\
 USES is memory.current, page cache included; HIGH and MAX are memory.high and memory.max, '-' is no limit. STALL is how
 much of the last ten seconds at least one process waited for memory (memory.pressure, some avg10).
 
-with --json: {"schema": "slicemgr.status/1", "manager", "daemon", "machine", "slices", "last_actions"}; sizes in bytes.
+with --json: {"schema": "slicemgr.status/1", "manager", "daemon", "machine", "slices", "last_actions",
+"history_problem", "slices_problem", "rest_kept_by"}; sizes in bytes. history_problem is why the last actions can't be
+read, or null; slices_problem is why the slices can't be, as without cgroup v2, or null;
+rest_kept_by is "system" where the system's daemon keeps what else was done in your slices, or null.
 
 example: slicemgr status build"""
 
@@ -52,7 +56,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _read(manager: Manager, only: str | None, *, as_json: bool) -> str:
-    slices = reading.look_around(manager)
+    try:
+        slices, slices_problem = reading.look_around(manager), ""
+    except NotSupportedError as error:  # As without cgroup v2: of all but the slices there is still something to tell.
+        if only is not None:
+            raise
+        slices, slices_problem = (), printable(str(error))
+        say(slices_problem, prog=_PROG)
     if only is not None:
         slices = (find_slice(only, slices),)
     machine = machine_reading()
@@ -67,15 +77,16 @@ def _read(manager: Manager, only: str | None, *, as_json: bool) -> str:
         past = Past((), 0)
         history_problem = error.strerror or str(error)
     if as_json:
-        return reading.as_json(SCHEMA, _data(manager, whose, daemon, machine, slices, past))
+        known = {"history_problem": history_problem or None, "rest_kept_by": reading.rest_kept_by(manager, whose)}
+        data = _data(manager, whose, daemon, machine, slices, past)
+        return reading.as_json(SCHEMA, {**data, **known, "slices_problem": slices_problem or None})
     width = reading.terminal_width()
     lines = [
         _who_guards(manager, whose, daemon),
         _machine_line(machine),
         "",
-        *_slice_lines(slices, manager, width),
-        "",
-        *_action_lines(past, history_problem),
+        *([] if slices_problem else [*_slice_lines(slices, manager, width), ""]),
+        *_action_lines(past, history_problem, reading.rest_kept_by(manager, whose)),
     ]
     return "".join(f"{line if width is None else cut(line, width)}\n" for line in lines)
 
@@ -146,14 +157,17 @@ def _job_line(job: JobOverview) -> str:
     return f"    {age}, pid {job.leader_pid}{doing}"
 
 
-def _action_lines(past: Past, problem: str) -> list[str]:
+def _action_lines(past: Past, problem: str, rest: str | None) -> list[str]:
+    rest_lines = [] if rest is None else [reading.REST_LINE]
     if problem:
-        return [f"what was done last can't be read: {problem}"]
+        return [f"what was done last can't be read: {problem}", *rest_lines]
     if not past.records:
-        return ["nothing has been killed yet"]
+        return [
+            "nothing has been killed yet" if rest is None else f"your own history has no kills; {reading.REST_LINE}"
+        ]
     now = time.time()
     stories = [("", ago(now - record.wall_seconds), short_story(record)) for record in past.records]
-    return ["last actions ('slicemgr kills' tells why):", *table(stories, right={1})]
+    return ["last actions ('slicemgr kills' tells why):", *table(stories, right={1}), *rest_lines]
 
 
 def _data(

@@ -119,9 +119,10 @@ class Command:
         # Not before the last of them: a SIGCONT that has come already is heard first, and must not be slept through.
         self._stop()
 
-    def _pass_on(self, number: int) -> None:
+    def _pass_on(self, number: int) -> bool:
+        """False if the command is not ours to signal (sudo): then that is said."""
         if self.has_ended:
-            return  # Once reaped, the number may be anybody's.
+            return True  # Once reaped, the number may be anybody's.
         try:
             if number in _TO_THE_COMMAND:
                 os.kill(self.pid, number)
@@ -131,6 +132,8 @@ class Command:
             from slicemgr.service.report import SignalRefusedReport
 
             self._report(SignalRefusedReport(number))
+            return False
+        return True
 
     def _send_to_group(self, number: int) -> None:
         try:
@@ -163,14 +166,14 @@ class Command:
         if number == signal.SIGSTOP and not self._loan.is_out:
             return  # Somebody's own decision, and no shell waits for us: the others are still to be watched.
         if number in _WANTS_TERMINAL and self._loan.lend():
-            self._send_to_group(signal.SIGCONT)
+            self._pass_on(signal.SIGCONT)
             return
         if is_orphaned(os.getpgrp()):
             # Nobody could ever continue us (`ssh -t HOST slicemgr run ...`), so we do not stop; a reader in the
             # background is hung up on, as the kernel does when a group with stopped members is orphaned.
-            if number in _WANTS_TERMINAL:
-                self._send_to_group(signal.SIGHUP)
-            self._send_to_group(signal.SIGCONT)
+            if number in _WANTS_TERMINAL and not self._pass_on(signal.SIGHUP):
+                return  # Continued it would ask again, at once and for ever.
+            self._pass_on(signal.SIGCONT)
             return
         self._about_to_stop = True
 
@@ -180,8 +183,11 @@ class Command:
         self._about_to_stop = False
         from slicemgr.kernel import procfs
 
-        if procfs.read_stat(self.pid).state != "T":
-            return
+        try:
+            if procfs.read_stat(self.pid).state != "T":
+                return
+        except procfs.UNSEEN:
+            pass  # Hidden (hidepid, and sudo): waitpid has said that it stopped.
         if self._loan.take_back() and self._loan.shares_group:
             # ^Z reached the command alone; those who share our group stop with us.
             signal.signal(signal.SIGTSTP, signal.SIG_IGN)

@@ -42,6 +42,8 @@ class DaemonLink:
         self.is_watching = False
         """The daemon has said `ok`."""
         self.has_watched = False
+        self.refusal = ""
+        """The daemon's own words for why it does not guard the job; empty if it has said nothing against it."""
 
     def open(self, path: str, cgroup: str) -> bool:
         """Connect, and ask for the job to be watched; False if nobody is there."""
@@ -101,6 +103,8 @@ class DaemonLink:
         elif line == b"ok":
             self.is_watching = self.has_watched = True
         else:
+            if line.startswith(b"error "):
+                self.refusal = line.removeprefix(b"error ").decode(errors="surrogateescape")
             self._lose()
 
     def _tell(self, line: bytes) -> None:

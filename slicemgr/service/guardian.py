@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 
 from slicemgr.kernel.signals import signal
-
-CGROUPS = "/sys/fs/cgroup"
+from slicemgr.placement.backend import CGROUPS
 
 NAME = "slicemgr-keeper"
 """Its comm, 15 bytes: the guard of a job knows it by that, and by how little it holds."""

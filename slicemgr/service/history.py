@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,19 +94,19 @@ class History:
     def _lines_backwards(self) -> Iterator[bytes]:
         for path in (self._path, self._older_path):
             try:
-                with open(path, "rb") as file:
+                with open(path, "rb", opener=_open_regular) as file:
                     text = file.read()
             except FileNotFoundError:
                 continue
             yield from (line for line in reversed(text.split(b"\n")) if line)
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
-            return os.open(self._path, flags, 0o600)
+            return _open_regular(self._path, flags)
         except FileNotFoundError:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            return os.open(self._path, flags, 0o600)
+            return _open_regular(self._path, flags)
 
     def _retire(self, descriptor: int) -> bool:
         """Make this file the older generation; False if another process is just doing so.
@@ -128,6 +129,17 @@ def remember(directory: str, report: Report, *, slice_name: str, job: str) -> No
     """Append what a guard beside one job did. Without a place to write to it is told on the terminal alone."""
     with contextlib.suppress(OSError):
         History(directory).append(Record(report, time.time(), slice_name, job))
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Raises OSError, also for what is no file: at a named pipe reader and writer would wait for ever."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        what = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Not a regular file"
+        raise OSError(errno.EINVAL, what, path)
+    return descriptor
 
 
 def _append_line(descriptor: int, line: bytes) -> None:

@@ -65,27 +65,33 @@ class Job:
         *,
         search_path: str,
         machine_total_bytes: int,
-        daemon_sockets: Sequence[str] = (),
+        daemons: Sequence[tuple[str, str]] = (),
         state: str,
         tell: Callable[[Report], None],
+        refused: Callable[[str], None] = lambda why: None,
     ) -> None:
         """`limits`: high, max and swap_max as asked for. `search_path`: $PATH, where the command is looked for.
 
-        `daemon_sockets`: where a daemon may listen, the best first. `state`: the directory of the history, which is
-        ours to write while no daemon does. `tell` is called in a thread of its own.
+        `daemons`: where one may listen, and the directory of the history that it keeps, the best first. `state`: the
+        directory of our history, which is ours to write while no daemon does. `tell` is called in a thread of its own,
+        and so is `refused`: with the words of the first daemon that would not guard the job, if none does.
         """
         self._spec = spec
         self._limits = limits
         self._search_path = search_path
         self._machine_total_bytes = machine_total_bytes
-        self._daemon_sockets = list(daemon_sockets)
+        self._daemons = list(daemons)
+        self._state = state
+        self._refused = refused
+        self._refusal = ""
         self._let_go_seconds = 0.0
         self._waiting = Waiting()
         self._news = JobNews(tell, state, spec.slice_name)
         self._keeper: Guardian | None = None
         self._guard: GuardThread | None = None
         self._tree_guard: TreeGuard | None = None
-        self._link: DaemonLink | None = None
+        self._links: list[DaemonLink] = []
+        self._is_written = False
 
     def run(self, choice: Choice, *, placed: Callable[[JobHandle], None]) -> JobReport:
         """Run the command to its end under its limits. `placed` is called once, before it is let go.
@@ -95,21 +101,25 @@ class Job:
         LimitsNotHeldError if it can't be placed as asked.
         """
         self._command = Command(self._spec.command, self._search_path, self._waiting, self._news.our_own)
+        handle: JobHandle | None = None
         try:
             self._keeper = None if choice.backend == "embedded" else keeper()
-            self._handle = self._place(choice)
+            self._handle = handle = self._place(choice)
+            _require_limits(handle)
+            placed(handle)
         except BaseException:
             self._let_keeper_go()
             self._command.give_up()
+            if handle is not None:
+                handle.release()  # Not before: a cgroup with somebody in it can't be removed (40 of 40 were not).
             raise
         try:
-            placed(self._handle)
-            source = self._handle.source
+            source = handle.source
             return self._run_in_cgroup() if source is None else self._run_in_tree(source)
         finally:
             self._news.finish()
             self._let_keeper_go()
-            self._handle.release()
+            handle.release()
 
     def _place(self, choice: Choice) -> JobHandle:
         spec, (high, limit, swap) = self._spec, self._limits
@@ -129,9 +139,6 @@ class Job:
         if self._keeper is not None and handle.cgroup is not None:
             self._keeper.watch([handle.cgroup])
         if handle.source is None:
-            if not handle.limits_in_force:
-                handle.release()
-                raise LimitsNotHeldError(handle.why_not)
             self._limits = high, limit, swap
         return handle
 
@@ -162,11 +169,11 @@ class Job:
             # A kill takes its time to be decided and done: of a short job at no limit there is nothing more to hear.
             has_news = self._elapsed() > GUARD_AFTER_SECONDS or job.exit_signal is not None or figures.has_met_a_limit()
             self._finish_guard()
-            if self._link is not None:
-                job.watched_by = "daemon" if self._link.has_watched else None
-                self._link.finish(linger=has_news)
-            was_watched = self._link is not None and self._link.has_watched
-            self._news.tell_untold(cgroup, oom_kills, has_daemon=was_watched)
+            job.watched_by = "daemon" if self._was_watched() else None
+            for link in self._links:
+                link.finish(linger=has_news)
+            job.daemon_refusal = self._refusal
+            self._news.tell_untold(cgroup, oom_kills, is_written=self._is_written and self._was_watched())
             return self._completed(job, lambda: self._members_of(cgroup, figures))
         finally:
             figures.close()
@@ -209,12 +216,24 @@ class Job:
 
     def _find_guard(self) -> None:
         """A daemon, the first that answers; or else ourselves, if the command takes its time."""
-        while self._daemon_sockets:
-            link = DaemonLink(self._waiting, self._news.of_daemon, lost=self._find_guard)
-            if link.open(self._daemon_sockets.pop(0), self._handle.cgroup or ""):
-                self._link = link
+        while self._daemons:
+            path, state = self._daemons.pop(0)
+            is_written = state == self._state
+            # A user's jobs are in the history of the system's daemon too, which is root's: so in ours as well.
+            report = self._news.of_daemon if is_written else self._news.our_own
+            link = DaemonLink(self._waiting, report, lost=self._find_guard)
+            if link.open(path, self._handle.cgroup or ""):
+                self._links.append(link)
+                self._is_written = is_written
                 return
+        refusals = [link.refusal for link in self._links if link.refusal]
+        if refusals and not self._was_watched():
+            self._refusal = refusals[0]
+            self._news.no_daemon_took_it(lambda: self._refused(self._refusal))
         self._waiting.call_later(GUARD_AFTER_SECONDS - self._elapsed(), self._guard_it)
+
+    def _was_watched(self) -> bool:
+        return any(link.has_watched for link in self._links)
 
     def _guard_it(self) -> None:
         if not self._command.has_ended and (guard := self._started_guard()) is not None:
@@ -236,8 +255,7 @@ class Job:
 
         handle = self._handle
         if handle.source is None:
-            was_watched = self._link is not None and self._link.has_watched
-            return job_guard.cgroup_guard(handle.cgroup or "", self._news.our_own, is_new=not was_watched)
+            return job_guard.cgroup_guard(handle.cgroup or "", self._news.our_own, is_new=not self._was_watched())
         limits = MemoryLimits(*self._limits)
         self._tree_guard = job_guard.tree_guard(handle.source, limits, self._machine_total_bytes, self._news.our_own)
         return self._tree_guard
@@ -252,6 +270,11 @@ class Job:
     def _finish_guard(self) -> None:
         if self._guard is not None:
             self._guard.finish()
+
+
+def _require_limits(handle: JobHandle) -> None:
+    if handle.source is None and not handle.limits_in_force:
+        raise LimitsNotHeldError(handle.why_not)
 
 
 def _go_before(pid: int) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slicemgr.service.report import Report
+    from slicemgr.service.worker import Worker
 
 
 class JobNews:
@@ -23,24 +24,36 @@ class JobNews:
         self._slice_name = slice_name
         self._telling = Telling(tell)
         self._remembering = Telling(self._remember)
+        self._refusing: Worker | None = None
         self._kernel_kills = 0
         self._victims: set[int] = set()
 
     def our_own(self, report: Report) -> None:
-        """To the person, and to the history, which no daemon writes for us."""
+        """To the person, and to our history, which no daemon writes for us: nobody watches, or the system's does."""
         self._count(report)
         self._telling(report)
         self._remembering(report)
 
     def of_daemon(self, report: Report) -> None:
-        """To the person; in the history it is already."""
+        """To the person; in our history it is already."""
         self._count(report)
         self._telling(report)
 
-    def tell_untold(self, cgroup: str, oom_kills: int | None, *, has_daemon: bool) -> None:
+    def no_daemon_took_it(self, tell: Callable[[], None]) -> None:
+        """To the person, once, and to nobody's history: nothing was done. In a thread as well, since it may wait."""
+        from slicemgr.service.worker import Worker
+
+        self._refusing = Worker("refusal")
+        try:
+            self._refusing.do(tell)
+        except RuntimeError:  # No thread is to be had, as in delivery.py.
+            tell()
+
+    def tell_untold(self, cgroup: str, oom_kills: int | None, *, is_written: bool) -> None:
         """What the kernel has killed in a job that ended before its guard was there, or without one.
 
-        `oom_kills`: how many in all, as its memory.events says; None if that could not be read.
+        `oom_kills`: how many in all, as its memory.events says; None if that could not be read. `is_written`: a daemon
+        has watched the job that writes our history.
         """
         if oom_kills is None or oom_kills <= self._kernel_kills:
             return
@@ -48,10 +61,12 @@ class JobNews:
 
         report = untold_kernel_kills(cgroup, oom_kills - self._kernel_kills, self._victims)
         if report is not None:
-            (self.of_daemon if has_daemon else self.our_own)(report)
+            (self.of_daemon if is_written else self.our_own)(report)
 
     def finish(self) -> None:
         """Wait until all is told and written."""
+        if self._refusing is not None:
+            self._refusing.finish()
         self._telling.finish()
         self._remembering.finish()
 

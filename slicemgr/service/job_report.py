@@ -18,6 +18,7 @@ class JobReport:
     __slots__ = (
         "backend",
         "cgroup",
+        "daemon_refusal",
         "elapsed_seconds",
         "exit_code",
         "exit_signal",
@@ -55,6 +56,8 @@ class JobReport:
         """How often our own guard measured the job."""
         self.watched_by: str | None = None
         """`daemon`, `run` (slicemgr run itself), or None: it ended before anybody was needed."""
+        self.daemon_refusal = ""
+        """Why the first daemon does not guard the job, in its words; empty if another took it, or none is there."""
         self.watching_cpu_seconds = 0.0
         """CPU time of slicemgr run itself."""
         self.left_running: tuple[ProcessSample, ...] = ()

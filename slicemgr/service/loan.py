@@ -45,19 +45,32 @@ class TerminalLoan:
 
     def take_back(self) -> bool:
         """End the loan; False if there was none, or a shell has taken the terminal meanwhile."""
-        was_out = self._is_out and self._terminal is not None and self._terminal.foreground_group is not None
-        if was_out and self._terminal is not None and not self._is_ours():
+        was_out = self.is_out
+        if was_out and self._terminal is not None:
             self._terminal.give_to(self._group)
         self._is_out = False
         return was_out
 
     @property
     def is_out(self) -> bool:
-        """The command has the keyboard."""
-        return self._is_out
+        """The command has the keyboard, or a process group that it has made: it may be a shell itself.
+
+        Not so once a shell above us has it again, as after SIGSTOP of slicemgr and `bg`. From such a one it must not be
+        taken: bash at its prompt would read an error, and exit.
+        """
+        holder = self._terminal.foreground_group if self._is_out and self._terminal is not None else None
+        return holder is not None and holder not in {self._group, *_groups_above()}
 
     def _is_ours(self) -> bool:
         return self._terminal is not None and self._terminal.foreground_group == self._group
+
+
+def _groups_above() -> set[int]:
+    """Those of who started us, and of the session's leader: the shell of a script, and of the terminal."""
+    try:
+        return {os.getpgid(os.getppid()), os.getsid(0)}  # A leader's group has its own number.
+    except OSError:  # A security module hides the parent.
+        return {os.getsid(0)}
 
 
 def is_orphaned(group: int) -> bool:

@@ -6,6 +6,7 @@ language:
 
 - An enum is its name in small letters with dashes (`still-there`): the values are for people, and may be reworded.
 - A string that is no UTF-8 is an array of its bytes, as in journalctl -o json; every other string is a string.
+- A number is a finite one: NaN and Infinity, which Python's json would write and read, are no JSON.
 - Unknown keys are ignored, and a missing one has its default if the field has one: older and newer versions read
   each other's records. What a key means never changes within a schema.
 """
@@ -14,6 +15,7 @@ import dataclasses
 import enum
 import functools
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -130,9 +132,13 @@ def _line(data: Data) -> bytes:
 
 def _loaded(line: bytes) -> object:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # A torn line, or one that wants to be a maze.
         raise RecordError("line", "is no JSON") from error
+
+
+def _refuse_constant(word: str) -> object:
+    raise ValueError(word)
 
 
 def _report(data: object, key: str) -> Report:
@@ -234,9 +240,12 @@ def _from_data(shape: Any, data: object, key: str) -> Any:
 
 def _float(number: Any, key: str) -> float:
     try:
-        return float(number)
+        value = float(number)
     except OverflowError as error:
         raise RecordError(key, "is beyond all numbers") from error
+    if not math.isfinite(value):  # 1e999 is JSON, and infinite to Python.
+        raise RecordError(key, "is beyond all numbers")
+    return value
 
 
 def _tuple(shapes: tuple[Any, ...], data: object, key: str) -> tuple[object, ...]:

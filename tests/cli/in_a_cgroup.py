@@ -77,6 +77,8 @@ def chosen(preference: str, **environment: Any) -> Any:
 def _guard(cgroup: str, report: Callable[[Report], None], *, is_new: bool) -> OneLook:
     if cgroup != CGROUP:
         raise ValueError(cgroup)
+    with open(f"{SETTINGS['asked']}-of-guard", "w") as file:
+        json.dump({"is_new": is_new}, file)
     return OneLook(report)
 
 
@@ -97,7 +99,8 @@ def main() -> int:
         patch.object(job, "GUARD_AFTER_SECONDS", SETTINGS.get("guard_after", 0.1)),
         patch.object(daemon_link, "ANSWER_SECONDS", SETTINGS.get("answer", 60)),
         patch.object(run, "choose", chosen),
-        patch.object(run, "_sockets", lambda: SETTINGS["sockets"]),
+        patch.object(run, "_daemons", lambda: SETTINGS["daemons"]),
+        patch.object(run, "state_directory", lambda uid, environment: SETTINGS["state"]),
         patch.object(job.Job, "_make_guard", make_guard),
     ):
         return cli.main(["run", *sys.argv[2:]])

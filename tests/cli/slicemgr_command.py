@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SLICEMGR = [sys.executable, "-m", "slicemgr"]
+SLICEMGR = [sys.executable, "-P", str(Path(__file__).parent / "entry_point.py")]
 EMBEDDED = ["--backend", "embedded"]
 """What the tests of a process tree ask for: on a machine with systemd the job would be put into a scope."""
 HOG = str(Path(__file__).parent.parent / "hog.py")

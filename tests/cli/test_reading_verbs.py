@@ -16,6 +16,7 @@ import pytest
 
 from slicemgr.cli import explain, kills, reading, status
 from slicemgr.cli import list as list_verb
+from slicemgr.kernel.features import Feature, Missing
 from slicemgr.model.slice import SliceKind, SliceSpec
 from slicemgr.service.history import History
 from slicemgr.service.record import Record, record_from_data
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOBODY = 4_194_304 + 7
+NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999")
+REST = "the system's daemon keeps the rest; try 'sudo slicemgr kills --system'"
 
 
 class Machine:
@@ -76,6 +79,14 @@ def make(machine: Machine) -> Iterator[Family]:
             current=640 * MIB, high=960 * MIB, max=1 << 30, swap=3 * MIB, stalled=6.0, pids=list(family),
         )  # fmt: skip
         yield family
+
+
+@pytest.fixture
+def without_cgroup2(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is mounted where it is looked for, whatever this machine has."""
+    lack = Missing(Feature.CGROUP2, "no cgroup v2 is mounted at /x", "mount")
+    monkeypatch.setattr("slicemgr.service.overview.find_mount", lambda proc: (None, (lack,)))
+    machine.manager = dataclasses.replace(machine.manager, mount=str(tmp_path / "none"))
 
 
 def data(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -136,6 +147,34 @@ class TestStatus:
             assert status.main([]) == 0
         assert lines(capsys)[0].startswith(f"guarded by the system daemon, pid {os.getpid()}, ")
 
+    @pytest.mark.parametrize("listens", ["system_socket", "control_socket", None])
+    @pytest.mark.parametrize("has_kills", [False, True])
+    def test_who_keeps_the_rest(
+        self, machine: Machine, capsys: pytest.CaptureFixture[str], listens: str | None, has_kills: bool
+    ) -> None:
+        """A user's own history is not all of it where the system's daemon guards: status and kills say so."""
+        by_system = listens == "system_socket"
+        if has_kills:
+            machine.history.append(Record(a_kill(), time.time(), "build.slice", "kate"))
+        with socket.socket(socket.AF_UNIX) as listener:
+            if listens is not None:
+                listener.bind(getattr(machine.manager, listens))
+                listener.listen()
+            assert status.main([]) == 0
+            last = lines(capsys)[-1]
+            assert kills.main([]) == 0
+            told = capsys.readouterr()
+            for main in (status.main, kills.main):
+                assert main(["--json"]) == 0
+                assert data(capsys)["rest_kept_by"] == ("system" if by_system else None)
+        if not has_kills:
+            nothing = f"your own history has no kills; {REST}" if by_system else "nothing has been killed yet"
+            assert (last, told.out, told.err) == (nothing, f"{nothing}\n", "")
+        else:
+            assert (last == REST) == by_system
+            assert len(told.out.splitlines()) == 1
+            assert told.err == (f"slicemgr kills: {REST}\n" if by_system else "")
+
     def test_the_system_sees_all_users(
         self, machine: Machine, make: Family, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -191,6 +230,8 @@ class TestStatus:
         (job,) = build["jobs"]
         assert (job["name"], job["pid"], job["processes"], job["stalled_percent"]) == ("kate", make.pid, 4, 6.0)
         assert [record_from_data(each) for each in told["last_actions"]] == [record]
+        assert told["history_problem"] is None
+        assert all(f'"{key}"' in status._EPILOG for key in told)
 
     @pytest.mark.parametrize(
         ("name", "hint"), [("biuld", "'slicemgr status build'"), ("xx\x1b[2J", "'slicemgr status'")]
@@ -210,6 +251,9 @@ class TestStatus:
         os.makedirs(f"{machine.manager.state_directory}/history.jsonl")
         assert status.main([]) == 0
         assert lines(capsys)[-1] == "what was done last can't be read: Is a directory"
+        assert status.main(["--json"]) == 0
+        told = data(capsys)
+        assert (told["last_actions"], told["history_problem"]) == ([], "Is a directory")
 
 
 class TestList:
@@ -361,7 +405,8 @@ class TestExplain:
             f"process 7 is in {USER_ROOT}/init.scope, which is in no managed slice: slicemgr never touches it"
         ]  # fmt: skip
         assert explain.main(["7", "--json"]) == 0
-        assert data(capsys) == {"schema": "slicemgr.explain/1", "cgroup": f"{USER_ROOT}/init.scope", "managed": False}
+        told = data(capsys)
+        assert (told["cgroup"], told["managed"], told["rule"]) == (f"{USER_ROOT}/init.scope", False, None)
 
     def test_a_slice_that_is_not_there(self, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
         """Nobody would go."""
@@ -369,6 +414,29 @@ class TestExplain:
         assert lines(capsys) == ["nobody: app.slice is not there, because nothing runs in it"]
         assert explain.main(["app", "--json"]) == 0
         assert data(capsys)["victim"] is None
+
+    def test_json_has_all_its_keys(self, machine: Machine, make: Family, capsys: pytest.CaptureFixture[str]) -> None:
+        """In every answer the same, and --help names them: null stands where nothing is known."""
+        machine.where[7] = f"{USER_ROOT}/init.scope"
+        answers = []
+        for target in ("kate", "7", "app"):  # Judged, unmanaged, not there.
+            assert explain.main([target, "--json"]) == 0
+            answers.append(data(capsys))
+        judged, unmanaged, absent = answers
+        assert list(judged) == list(unmanaged) == list(absent)
+        assert all(f'"{key}"' in explain._EPILOG for key in judged)
+        assert (unmanaged["managed"], absent["managed"]) == (False, True)
+        for answer in (unmanaged, absent):
+            assert not [key for key, value in answer.items() if value and key not in {"schema", "cgroup", "managed"}]
+
+    @pytest.mark.parametrize("pid", ["9" * 11, "9" * 400, "9" * 5000], ids=len)
+    def test_a_number_that_no_pid_can_be(self, machine: Machine, capsys: pytest.CaptureFixture[str], pid: str) -> None:
+        """Longer than any pid, than any file name, than Python reads: one line, and 2."""
+        assert explain.main([pid]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("slicemgr explain: no slice, job or process '99999999999")
+        assert line.endswith("'; try a name that 'slicemgr status' shows")
+        assert len(line) < 160
 
     def test_a_slice_without_configuration(self, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
         """Is guarded job by job."""
@@ -431,6 +499,18 @@ class TestKills:
         assert len(told.out.splitlines()) == 1
         assert told.err == "slicemgr kills: skipped 2 lines of the history: torn, or written by another version\n"
 
+    def test_what_is_no_json_does_not_come_out(self, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+        """A damaged number costs its record, and not the reader its parser."""
+        machine.history.append(Record(a_kill(), 1.5))
+        path = f"{machine.manager.state_directory}/history.jsonl"
+        with open(path) as file:
+            text = file.read()
+        with open(path, "a") as file:
+            file.write("".join(text.replace('"wall_seconds":1.5', f'"wall_seconds":{each}') for each in NO_NUMBERS))
+        assert kills.main(["--json"]) == 0
+        told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        assert (len(told["kills"]), told["skipped_lines"]) == (1, len(NO_NUMBERS))
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -456,17 +536,32 @@ class TestKills:
         assert capsys.readouterr().err == f"slicemgr kills: {message}; try 'slicemgr kills --help'\n"
 
 
-@pytest.mark.parametrize("verb", [["status"], ["list"], ["explain", "build"]])
-def test_without_cgroup2(machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str]) -> None:
+@pytest.mark.parametrize("verb", [["status", "build"], ["list"], ["explain", "build"]])
+def test_without_cgroup2(
+    machine: Machine, without_cgroup2: None, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
     """What is missing and what to do; 125."""
-    machine.manager = dataclasses.replace(machine.manager, mount=str(tmp_path / "none"))
     main = {"status": status.main, "list": list_verb.main, "explain": explain.main}[verb[0]]
     assert main(verb[1:]) == 125
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith(f"slicemgr {verb[0]}: this machine has no cgroup v2 at ")
-    assert "; try " in told.err
-    assert told.err.count("\n") == 1
+    assert told.err == f"slicemgr {verb[0]}: no cgroup v2 is mounted at /x; try mount\n"
+
+
+def test_the_status_of_a_machine_without_cgroup2(
+    machine: Machine, without_cgroup2: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the slices, and why not those."""
+    machine.history.append(Record(a_kill(), time.time() - 130, "build.slice", "kate"))
+    assert status.main([]) == 0
+    told = capsys.readouterr()
+    assert told.err == "slicemgr status: no cgroup v2 is mounted at /x; try mount\n"
+    assert [line.split()[0] for line in told.out.splitlines() if line] == ["no", "memory:", "last", "2"]
+    assert status.main(["--json"]) == 0
+    known = data(capsys)
+    assert (known["slices"], known["slices_problem"]) == ([], "no cgroup v2 is mounted at /x; try mount")
+    assert known["machine"]["memory_total"] > 0
+    assert len(known["last_actions"]) == 1
 
 
 def test_no_permission(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

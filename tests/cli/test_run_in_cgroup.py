@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`slicemgr run` where a cgroup holds the job: who guards it, what is told of it, and what if it is not held."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,89 +17,14 @@ from slicemgr.policy.limits import high_below
 from slicemgr.service.record import report_to_line
 from slicemgr.service.report import HighReport, KernelKillReport
 from tests.cli.in_a_cgroup import CGROUP
+from tests.cli.placed_run import MIB, ROOT, WHILE_READING, Daemon, Place
 
-ROOT = Path(__file__).parent.parent.parent
-MIB = 1 << 20
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
 SEEN_BY_RUN = "the job holds 3.0M, 1.0M above memory.high 2.0M; the kernel slows it down"
 SEEN_BY_DAEMON = "the job holds 5.0M, 1.0M above memory.high 4.0M; the kernel slows it down"
-WHILE_READING = ["sh", "-c", 'read word < "$0"; echo "$word"']
-
-
-class Place:
-    """A directory with what one run needs: the files of a cgroup, a FIFO, a socket for a daemon."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = folder / "cgroups" / CGROUP.lstrip("/")
-        self.files.mkdir(parents=True)
-        self.write(peak=7 * MIB, oom_kill=0, populated=0)
-        self.fifo = folder / "fifo"
-        os.mkfifo(self.fifo)
-        self.socket = folder / "control"
-        self.json = folder / "report.json"
-        self.asked = folder / "asked"
-        self.cgroups = folder / "cgroups"
-
-    def write(self, *, peak: int, oom_kill: int, populated: int) -> None:
-        (self.files / "memory.peak").write_text(f"{peak}\n")
-        (self.files / "memory.events").write_text(f"low 0\nhigh 9\noom 1\noom_kill {oom_kill}\n")
-        (self.files / "cgroup.events").write_text(f"populated {populated}\nfrozen 0\n")
-
-    def run(self, *arguments: str, **settings: Any) -> tuple[subprocess.CompletedProcess[str], Any]:
-        """To its end; what it told, and its JSON if there is one."""
-        chosen = {
-            "cgroups": str(self.cgroups), "fifo": str(self.fifo), "asked": str(self.asked),
-            "sockets": ["/nowhere/control", str(self.socket)], **settings,
-        }  # fmt: skip
-        command = ["-m", "tests.cli.in_a_cgroup", json.dumps(chosen), "--json", str(self.json), *arguments]
-        done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, cwd=ROOT
-        )
-        return done, json.loads(self.json.read_text()) if self.json.exists() else None
-
-    def said(self, done: subprocess.CompletedProcess[str]) -> list[str]:
-        return [line.removeprefix("slicemgr: ") for line in done.stderr.splitlines()]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-class Daemon:
-    """Listens at the place's socket, and does as it is told with one connection."""
-
-    def __init__(self, place: Place, serve: Callable[[socket.socket], None]) -> None:
-        self.heard: list[bytes] = []
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(place.socket))
-        self._listening.listen()
-        self._serve = serve
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        connection, _ = self._listening.accept()
-        with connection:
-            self.heard.append(connection.makefile("rb").readline())
-            self._serve(connection)
-
-    def close(self) -> None:
-        self._thread.join()
-        self._listening.close()
-
-
-@pytest.fixture
-def daemon(place: Place) -> Iterator[Callable[[Callable[[socket.socket], None]], Daemon]]:
-    """Start one; it has ended after the test."""
-    daemons: list[Daemon] = []
-
-    def start(serve: Callable[[socket.socket], None]) -> Daemon:
-        daemons.append(Daemon(place, serve))
-        return daemons[-1]
-
-    yield start
-    for each in daemons:
-        each.close()
 
 
 def test_a_short_command_is_only_held(place: Place) -> None:
@@ -161,7 +85,8 @@ def test_a_guard_that_fails_takes_nobody_with_it(place: Place) -> None:
             "cgroups": str(place.cgroups),
             "fifo": fifo,
             "asked": str(place.asked),
-            "sockets": [],
+            "daemons": [],
+            "state": str(place.state),
             "guard_fails": True,
         }
         done = subprocess.run(

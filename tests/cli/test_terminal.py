@@ -10,8 +10,10 @@ import shlex
 import signal
 import struct
 import subprocess
+import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -96,10 +98,10 @@ def test_control_z_and_fg(terminal: Terminal) -> None:
     terminal.enter(f"{RUN} sh -c 'echo u''p; exec cat'")
     terminal.expect("^up")
     terminal.type(CTRL_Z)
-    terminal.expect(r"^\[1\]\+ +Stopped +.*slicemgr run")
+    terminal.expect(r"^\[1\]\+ +Stopped +.* run ")
     terminal.expect(PROMPT)
     terminal.enter("fg")
-    terminal.expect("slicemgr run")
+    terminal.expect(" run --backend")
     terminal.enter("typed after f''g")
     terminal.expect("^typed after f''g\ntyped after f''g")
     terminal.type(CTRL_D)
@@ -116,7 +118,7 @@ def test_in_the_background_it_may_not_read(terminal: Terminal) -> None:
     terminal.enter("bg; wait; jobs")
     terminal.expect(r"^\[1\]\+ +Stopped")
     terminal.enter("fg")
-    terminal.expect("slicemgr run")
+    terminal.expect(" run --backend")
     terminal.type(CTRL_D)
     terminal.expect("^done")
     terminal.expect("slicemgr: 'sh' exited with 0")
@@ -218,6 +220,106 @@ def test_control_z_stops_the_script_around_it(terminal: Terminal, reads: bool) -
     terminal.type(CTRL_C)
     terminal.expect("slicemgr: 'sh' ended by SIGINT")
     terminal.expect(PROMPT)
+
+
+def expect_a_shell_that_reads_on(terminal: Terminal) -> None:
+    """Two lines: the first was waited for already, the second would be EIO."""
+    for word in ("once", "twice"):
+        terminal.enter(f"echo {word[0]}''{word[1:]}")
+        terminal.expect(f"^{word}")
+        terminal.expect(PROMPT)
+
+
+def test_what_a_shell_has_taken_is_its_own(terminal: Terminal, tmp_path: Path) -> None:
+    """slicemgr is stopped while its command has the terminal, and goes on in the background, to its end.
+
+    Robbed of the terminal at its prompt, bash reads EIO, and exits.
+    """
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    terminal.enter(f"{RUN} sh -c 'echo p''id=$PPID; read word <{fifo}; exit 3'")
+    pid = int(terminal.expect(r"^pid=(\d+)")[1])
+    os.kill(pid, signal.SIGSTOP)
+    terminal.expect(r"^\[1\]\+ +Stopped")
+    terminal.expect(PROMPT)
+    terminal.enter("bg")
+    terminal.expect(PROMPT)
+    fifo.write_text("go\n")
+    terminal.expect("slicemgr: 'sh' exited with 3")
+    expect_a_shell_that_reads_on(terminal)
+
+
+def test_what_a_shell_has_taken_from_a_script_is_its_own(terminal: Terminal, tmp_path: Path) -> None:
+    """There it is not our parent that has the terminal, but the session's leader."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = f"echo p''id=\\$PPID; read line; echo read \\$line; read word <{fifo}; exit 3"
+    terminal.enter(f"sh -c \"{RUN} sh -c '{command}'; echo script sa''w \\$?\"")
+    pid = int(terminal.expect(r"^pid=(\d+)")[1])
+    terminal.enter("typed")
+    terminal.expect("^read typed")
+    os.killpg(os.getpgid(pid), signal.SIGSTOP)
+    terminal.expect(r"^\[1\]\+ +Stopped")
+    terminal.expect(PROMPT)
+    terminal.enter("bg")
+    terminal.expect(PROMPT)
+    fifo.write_text("go\n")
+    terminal.expect("^script saw 3")
+    expect_a_shell_that_reads_on(terminal)
+
+
+STRANGE = """
+import os, runpy, signal, sys
+from slicemgr.kernel import procfs
+
+read_stat, killpg = procfs.read_stat, os.killpg
+
+def hidden(pid):
+    stat = read_stat(pid)
+    if stat.ppid == os.getpid() and stat.state == "T":
+        raise procfs.UNSEEN[1](pid, "read")
+    return stat
+
+def refused(group, number):
+    if number == signal.SIGHUP:
+        raise PermissionError(1, "Operation not permitted")
+    killpg(group, number)
+
+procfs.read_stat, os.killpg = hidden, refused
+runpy.run_path(sys.argv.pop(1))
+"""
+"""`slicemgr` whose commands are sudo's, on a /proc with hidepid: neither seen nor ours to hang up on."""
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> str:
+    (tmp_path / "strange.py").write_text(STRANGE)
+    return shlex.join([sys.executable, str(tmp_path / "strange.py"), SLICEMGR[-1], "run", *EMBEDDED, "--"])
+
+
+def test_control_z_of_a_command_that_is_hidden(terminal: Terminal, strange: str) -> None:
+    """waitpid says that it has stopped, and that is enough."""
+    terminal.enter(f"{strange} sh -c 'echo u''p; exec cat'")
+    terminal.expect("^up")
+    terminal.type(CTRL_Z)
+    terminal.expect(r"^\[1\]\+ +Stopped")
+    terminal.expect(PROMPT)
+    terminal.enter("fg")
+    terminal.expect("strange.py")
+    terminal.type(CTRL_D)
+    terminal.expect("slicemgr: 'sh' exited with 0")
+    terminal.expect(PROMPT)
+
+
+def test_a_reader_that_cant_be_hung_up_on(terminal: Terminal, strange: str) -> None:
+    """It is said, once, and the reader stays stopped: continued it would ask again, for ever."""
+    terminal.enter(f"( {strange} sh -c 'echo p''id=$$; exec cat' </dev/tty & )")
+    pid = int(terminal.expect(r"pid=(\d+)")[1])
+    terminal.expect("slicemgr: can't pass SIGHUP on")
+    assert procfs.read_stat(pid).state == "T"
+    os.kill(pid, signal.SIGKILL)
+    terminal.expect("slicemgr: 'sh' ended by SIGKILL")
+    assert len(re.findall("SIGHUP", terminal.screen)) == 1
 
 
 @pytest.mark.parametrize("before", ["", "trap '' TSTP; "], ids=["orphaned", "orphaned, ^Z ignored"])

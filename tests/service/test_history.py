@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,22 @@ def test_no_history_is_no_error(tmp_path: Path) -> None:
     past = History(str(tmp_path / "state")).read()
     assert past.records == ()
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "history.jsonl.1"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """At a named pipe a reader would wait for ever."""
+    make(tmp_path / name)
+    with pytest.raises(OSError, match=r"Not a regular file|Is a directory"):
+        History(str(tmp_path)).read()
+
+
+def test_nothing_is_written_into_a_pipe(tmp_path: Path) -> None:
+    """When that is full, the writer would wait."""
+    os.mkfifo(tmp_path / "history.jsonl")
+    with pytest.raises(OSError, match="Not a regular file"):
+        History(str(tmp_path)).append(record(1))
 
 
 def test_limit_and_since(tmp_path: Path) -> None:

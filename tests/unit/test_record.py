@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import math
 import os
 from typing import Any, get_args
 
@@ -194,6 +195,8 @@ MISSING = object()
         ("at_seconds", "12", "report.at_seconds"),
         ("at_seconds", 10**400, "report.at_seconds"),
         ("at_seconds", False, "report.at_seconds"),
+        ("at_seconds", math.inf, "report.at_seconds"),
+        ("shortage.stalled_seconds", math.nan, "report.shortage.stalled_seconds"),
         ("command_line", "cc1plus", "report.command_line"),
         ("command_line", ["a", None], "report.command_line[1]"),
         ("runners_up", [[]], "report.runners_up[0]"),
@@ -226,6 +229,10 @@ def test_what_is_wrong_is_said_with_its_key(path: str, value: object, key: str) 
         (b'{"schema":"slicemgr.record/1"}', "report"),
         (b'{"schema":"slicemgr.record/1","report":3,"wall_seconds":1,"slice":"","job":""}', "report"),
         (json.dumps({**record_to_data(Record(a_kill(), 1.0)), "slice": None}).encode(), "slice"),
+        # What is no JSON, and what would be none when it is written again.
+        (record_to_line(Record(a_kill(), 1.0)).replace(b'"wall_seconds":1.0', b'"wall_seconds":NaN'), "line"),
+        (record_to_line(Record(a_kill(), 1.0)).replace(b'"wall_seconds":1.0', b'"wall_seconds":-Infinity'), "line"),
+        (record_to_line(Record(a_kill(), 1.0)).replace(b'"wall_seconds":1.0', b'"wall_seconds":1e999'), "wall_seconds"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_record(line: bytes, key: str) -> None:
