@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Until the command runs, ^C ends us without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _open_standard_streams()
+    _prepare_standard_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in VERBS:
         name, rest = arguments[0], arguments[1:]
@@ -47,10 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _open_standard_streams() -> None:
+def _prepare_standard_streams() -> None:
     """Where a caller closed one of 0, 1, 2 (`2>&-`): /dev/null, before a pipe of ours gets that number.
 
-    A pidfd with the number 2 would be written into, and the command would inherit it.
+    A pidfd with the number 2 would be written into, and the command would inherit it. And what the encoding of stdout
+    lacks is escaped, as on stderr: Python would end us for a "…".
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
@@ -59,3 +61,5 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, mode), True)  # The lowest free number: this one.
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -12,7 +12,7 @@ from slicemgr.cli.printable import say
 from slicemgr.cli.report_lines import history_line
 from slicemgr.config import ConfigError, files, schema
 from slicemgr.kernel.cgroupfs import cgroup_of
-from slicemgr.kernel.errors import KernelError
+from slicemgr.kernel.errors import KernelError, NotSupportedError
 from slicemgr.kernel.features import Feature, probe
 from slicemgr.service.control import AddressInUseError
 from slicemgr.service.daemon import Daemon
@@ -74,14 +74,19 @@ def _why_unable(root: str) -> str | None:
     """What the service can't be without; what it can is told, and it works as well as it may."""
     try:
         features = probe(root)
-        cgroup_of(os.getpid())
     except KernelError as error:
-        return str(error)
+        return f"{error}; try again, and report it if it stays"
     for missing in features.missing:
         if missing.feature in _NEEDED:
             return str(missing)
         if missing.feature in _USEFUL:
             _say(f"works with less: {missing}")
+    try:  # After what is missing, which would be the reason.
+        cgroup_of(os.getpid())
+    except NotSupportedError as error:
+        return str(error)
+    except KernelError:
+        return "/proc does not tell our own cgroup; try mount -t proc proc /proc"
     return None
 
 

@@ -27,6 +27,7 @@ from slicemgr.service.explanation import (
     explain,
     find,
     is_managed,
+    pid_in,
     spec_for,
 )
 from slicemgr.service.overview import SYSTEM_ROOT, UnknownTargetError, is_job_scope, job_name, user_root
@@ -38,6 +39,9 @@ SHOWN_SPARED: Final = 8
 
 _PROG: Final = "slicemgr explain"
 
+_JUDGED: Final = ("rule", "grace_seconds", "limit", "usage", "victim", "for_parent", "next", "later", "spared")
+"""The keys of --json that only a judgement can fill."""
+
 _DESCRIPTION: Final = """\
 Show which process would be killed now if this slice or job ran out of memory, by which rule, with how many points; who
 would be next; and who never, and why. It is the guard's own code at work, with nobody killed. For a PID its job is
@@ -47,8 +51,9 @@ _EPILOG: Final = """\
 POINTS are pages: resident memory, swap and page tables, and a thousandth of the limit for each point of oom_score_adj
 beyond what most of them have. HOLDS is without mapped files, which the kernel can drop.
 
-with --json: {"schema": "slicemgr.explain/1", "cgroup", "managed", "rule", "limit", "victim", "for_parent", "next",
-"later", "spared"}; sizes in bytes, points in pages.
+with --json: {"schema": "slicemgr.explain/1", "cgroup", "managed", "rule", "grace_seconds", "limit", "usage", "victim",
+"for_parent", "next", "later", "spared"}; sizes in bytes, points in pages. All keys are always there: what is not known,
+because the cgroup is in no managed slice or is not there, is null.
 
 example: slicemgr explain build"""
 
@@ -72,17 +77,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _read(manager: Manager, target: str, *, as_json: bool) -> str:
-    if target.isascii() and target.isdigit():
-        manager = _manager_around(int(target), manager)
+    pid = pid_in(target)
+    if pid is not None:
+        manager = _manager_around(pid, manager)
     slices = reading.look_around(manager)
     path = find(target, slices)
     if not is_managed(path, slices):
         if as_json:
-            return reading.as_json(SCHEMA, {"cgroup": encodable(path), "managed": False})
-        if target.isdigit():
-            return (
-                f"process {target} is in {printable(path)}, which is in no managed slice: slicemgr never touches it\n"
-            )
+            return reading.as_json(SCHEMA, _data_without(path, managed=False))
+        if pid is not None:
+            return f"process {pid} is in {printable(path)}, which is in no managed slice: slicemgr never touches it\n"
         return f"{_short(path)} is in no configuration: only the jobs in it are guarded, each by itself\n"
     uid = reading.uid_of_manager(path)
     spec = spec_for(path, SYSTEM_ROOT if uid is None else user_root(uid), manager.specs)
@@ -98,7 +102,7 @@ def _read(manager: Manager, target: str, *, as_json: bool) -> str:
         )
     except CgroupGoneError:
         if as_json:
-            return reading.as_json(SCHEMA, {"cgroup": encodable(path), "managed": True, "victim": None})
+            return reading.as_json(SCHEMA, _data_without(path, managed=True))
         return f"nobody: {_called(path)} is not there, because nothing runs in it\n"
     if as_json:
         return reading.as_json(SCHEMA, _data(explanation))
@@ -209,6 +213,11 @@ def _called(path: str) -> str:
 
 def _short(path: str) -> str:
     return printable(path.rpartition("/")[2] or "/")
+
+
+def _data_without(path: str, *, managed: bool) -> Mapping[str, object]:
+    """The same keys where nobody is judged: who reads them by name meets none that is missing."""
+    return {"cgroup": encodable(path), "managed": managed, **dict.fromkeys(_JUDGED)}
 
 
 def _data(told: Explanation) -> Mapping[str, object]:

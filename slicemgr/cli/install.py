@@ -12,10 +12,10 @@ from pathlib import Path
 
 import slicemgr
 from slicemgr.cli.exit_codes import ExitCode
-from slicemgr.cli.installed_files import Fate, Record, RecordError, Step
+from slicemgr.cli.installed_files import Fate, Record, RecordError
 from slicemgr.cli.parser import OneLineParser
-from slicemgr.cli.printable import printable, say
-from slicemgr.cli.systemctl import Systemctl
+from slicemgr.cli.printable import print_out, printable, say
+from slicemgr.cli.systemctl import Systemctl, SystemctlError
 
 _PROG = "slicemgr install"
 _SERVICE = "slicemgr.service"
@@ -36,6 +36,10 @@ example: slicemgr install && systemctl --user enable --now slicemgr"""
 
 class InstallError(Exception):
     """It can't be done; says what to try."""
+
+    def __init__(self, message: str, status: ExitCode = ExitCode.OWN_FAILURE) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +91,38 @@ class Places:
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _parser().parse_args(arguments)
+    told: list[str] = []
+    status, problem = ExitCode(0), ""
     try:
-        root = Path("/") if options.destdir is None else Path(options.destdir).absolute()
-        places = _places(options, staging=options.destdir is not None)
-        folder_mode = 0o755 if places.manager == "system" else 0o700
-        record = Record.load(places.state / "installed.json", root, folder_mode)
-        manager = None
-        if options.destdir is None and not options.dry_run:
-            manager = Systemctl.find(user=places.manager == "user", prog=_PROG)
-        if options.uninstall:
-            _uninstall(places, record, manager, dry_run=options.dry_run)
-        else:
-            _install(places, record, manager, options)
-    except (InstallError, RecordError) as error:
-        say(str(error), prog=_PROG)
-        return ExitCode.OWN_FAILURE
+        _carry_out(options, told)
+    except InstallError as error:
+        status, problem = error.status, str(error)
+    except (RecordError, SystemctlError) as error:
+        status, problem = ExitCode.OWN_FAILURE, str(error)
     except OSError as error:
         where = f"'{printable(str(error.filename))}'" if error.filename else "a file"
-        say(f"can't change {where}: {error.strerror}; try 'ls -ld' and 'df' on its folder, then again", prog=_PROG)
-        return ExitCode.OWN_FAILURE
-    return 0
+        status = ExitCode.OWN_FAILURE
+        problem = f"can't change {where}: {error.strerror}; try 'ls -ld' and 'df' on its folder, then again"
+    # Only now: what is done must not depend on whether somebody reads it.
+    unread = print_out("".join(f"{line}\n" for line in told), _PROG)
+    if problem:
+        say(problem, prog=_PROG)
+    return status or unread
+
+
+def _carry_out(options: argparse.Namespace, told: list[str]) -> None:
+    """What was done is in `told`, also when this raises: InstallError, RecordError, SystemctlError, OSError."""
+    if options.destdir == "":
+        raise InstallError("--destdir is empty, as from a variable that is not set; try a folder", ExitCode.USAGE)
+    places = _places(options, staging=options.destdir is not None)
+    record = _record(places, Path(options.destdir or "/").absolute(), options)
+    manager = None
+    if options.destdir is None and not options.dry_run:
+        manager = Systemctl.find(user=places.manager == "user")
+    if options.uninstall:
+        _uninstall(places, record, manager, told, dry_run=options.dry_run)
+    else:
+        _install(places, record, manager, told, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 def _places(options: argparse.Namespace, *, staging: bool) -> Places:
     if options.system or (os.geteuid() == 0 and not options.user):
         if os.geteuid() != 0 and not staging and not options.dry_run:
-            raise InstallError("--system needs root; try 'sudo slicemgr install --system', or --user")
+            raise InstallError("--system is for root; try 'sudo slicemgr install --system', or --user", ExitCode.USAGE)
         return Places.of_system()
     places = Places.of_user(os.environ)
     home = Path(os.environ["HOME"])
@@ -138,7 +154,25 @@ def _places(options: argparse.Namespace, *, staging: bool) -> Places:
     return places
 
 
-def _install(places: Places, record: Record, manager: Systemctl | None, options: argparse.Namespace) -> None:
+def _record(places: Places, root: Path, options: argparse.Namespace) -> Record:
+    """Raises RecordError and OSError."""
+    path = places.state / "installed.json"
+    folder_mode = 0o755 if places.manager == "system" else 0o700
+    try:
+        return Record.load(path, root, folder_mode)
+    except PermissionError as error:
+        if not options.dry_run:
+            raise
+        what = f"can't read '{printable(str(error.filename))}': {error.strerror}"
+        if options.uninstall:
+            raise InstallError(f"{what}; try it as root") from None
+        say(f"{what}, going on without it", prog=_PROG)
+        return Record(path, root, folder_mode, is_read=False)
+
+
+def _install(
+    places: Places, record: Record, manager: Systemctl | None, told: list[str], options: argparse.Namespace
+) -> None:
     program = _program(sys.argv[0], sys.executable)
     if places.manager == "system" and options.destdir is None:
         _refuse_what_the_service_cant_start(program)
@@ -149,38 +183,47 @@ def _install(places: Places, record: Record, manager: Systemctl | None, options:
             raise InstallError(f"{path} is there, and not slicemgr's; try 'mv {path} {path}.old', then again")
     if not options.dry_run:
         record.install(steps)
-    _tell(record, steps, dry_run=options.dry_run)
-    if manager is not None and manager.tell("daemon-reload"):
-        _say_what_hides_ours(places, manager)
-    elif manager is None and options.destdir is None and not options.dry_run:
-        print(f"no {places.manager} service manager is running here: it will find the units when it starts")
+    told += record.lines(steps, dry_run=options.dry_run)
     if places.manager == "user":
-        folder = shlex.quote(str(places.data / "zsh/site-functions"))
-        print(f"for zsh, put 'fpath+=({folder})' into ~/.zshrc, before compinit")
+        folder = printable(shlex.quote(str(places.data / "zsh/site-functions")))
+        told.append(f"for zsh, put 'fpath+=({folder})' into ~/.zshrc, before compinit")
+    if manager is not None:
+        told.append(manager.tell("daemon-reload"))
+        _say_what_hides_ours(places, manager)
+    elif options.destdir is None and not options.dry_run:
+        told.append(f"no {places.manager} service manager is running here: it will find the units when it starts")
     flag = " --user" if places.manager == "user" else ""
     updated = any(step.fate is Fate.UPDATE and step.path.parent == places.units for step in steps)
-    if manager is not None and updated and manager.is_active(_SERVICE):
-        print(f"now try: systemctl{flag} restart slicemgr")
-    else:
-        print(f"now try: systemctl{flag} enable --now slicemgr")
+    runs = manager is not None and updated and manager.active_state(_SERVICE) == "active"
+    told.append(f"now try: systemctl{flag} {'restart' if runs else 'enable --now'} slicemgr")
 
 
-def _uninstall(places: Places, record: Record, manager: Systemctl | None, *, dry_run: bool) -> None:
+def _uninstall(places: Places, record: Record, manager: Systemctl | None, told: list[str], *, dry_run: bool) -> None:
     steps = record.plan_removal()
     if not record.files:
-        print(f"nothing is installed for --{places.manager}, as far as '{record.real(record.path)}' knows")
+        path = printable(str(record.real(record.path)))
+        told.append(f"nothing is installed for --{places.manager}, as far as '{path}' knows")
         return
+    failure = None
     if manager is not None and any(step.path == places.units / _SERVICE for step in steps):
         # Not build.slice: to stop a slice is to end what runs in it.
-        manager.tell("disable", "--now", _SERVICE)
+        try:
+            told.append(manager.tell("disable", "--now", _SERVICE))
+        except SystemctlError as error:
+            # Without an answer it may run as well: a service that runs needs its unit, to be stopped by.
+            if manager.active_state(_SERVICE) not in {"inactive", "failed"}:
+                raise InstallError(f"{error.what}, and nothing was removed; try {error.hint}, or --destdir /") from None
+            failure = error
     if not dry_run:
         record.uninstall(steps)
         link = record.real(places.wants / _SERVICE)
         if link.is_symlink() and not link.exists():
             link.unlink()
-    _tell(record, steps, dry_run=dry_run)
+    told += record.lines(steps, dry_run=dry_run)
     if manager is not None:
-        manager.tell("daemon-reload")
+        told.append(manager.tell("daemon-reload"))
+    if failure is not None:
+        raise failure
 
 
 def _say_what_hides_ours(places: Places, manager: Systemctl) -> None:
@@ -190,14 +233,6 @@ def _say_what_hides_ours(places: Places, manager: Systemctl) -> None:
         if file != str(places.units / unit):
             uses = f"uses '{printable(file)}'" if file else "finds no file"
             say(f"for {unit} systemd {uses}, not ours; try '{manager} cat {unit}'", prog=_PROG)
-
-
-def _tell(record: Record, steps: Sequence[Step], *, dry_run: bool) -> None:
-    past = {Fate.NEW: "wrote", Fate.UPDATE: "updated", Fate.SAME: "kept", Fate.REMOVE: "removed", Fate.CHANGED: "left"}
-    why = {Fate.SAME: ": up to date", Fate.CHANGED: ": changed since it was installed, now yours to edit or remove"}
-    for step in steps:
-        did = f"would {step.fate.value}" if dry_run else past[step.fate]
-        print(f"{did} {printable(str(record.real(step.path)))}{why.get(step.fate, '')}")
 
 
 def _wanted(places: Places, exec_start: str) -> dict[Path, bytes]:
@@ -247,7 +282,7 @@ def _exec_start(program: Sequence[str]) -> str:
 
 
 def _refuse_what_the_service_cant_start(program: Sequence[str]) -> None:
-    """Raises InstallError: hidden by ProtectHome= and PrivateTmp=, or another user's, who would be root through it."""
+    """Raises InstallError: hidden by the unit's sandbox, or another user's, who would be root through it."""
     files = [Path(program[0]), Path(program[0]).resolve(), Path(sys.executable).resolve(), Path(slicemgr.__file__)]
     for file in files:
         if any(file.is_relative_to(hidden) for hidden in ("/home", "/root", "/run/user", "/tmp", "/var/tmp")):  # noqa: S108

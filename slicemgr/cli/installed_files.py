@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+from slicemgr.cli.printable import printable
 
 
 class RecordError(Exception):
@@ -28,7 +30,23 @@ class Fate(enum.Enum):
     """Ours once, and changed since: now the person's."""
     FOREIGN = "refuse"
     """Not ours, and not what we would write."""
+    UNSURE = "update or refuse"
+    """The one or the other: the record could not be read."""
     REMOVE = "remove"
+
+
+_PAST: Final = {
+    Fate.NEW: "wrote",
+    Fate.UPDATE: "updated",
+    Fate.SAME: "kept",
+    Fate.REMOVE: "removed",
+    Fate.CHANGED: "left",
+}
+_WHY: Final = {
+    Fate.SAME: ": up to date",
+    Fate.CHANGED: ": changed since it was installed, now yours to edit or remove",
+    Fate.UNSURE: ": the record would tell whose it is",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,8 @@ class Record:
     folder_mode: int
     files: dict[str, list[str]] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
+    is_read: bool = True
+    """False: it is there, and may not be read; so it may be planned with it, and no more."""
 
     @classmethod
     def load(cls, path: Path, root: Path, folder_mode: int) -> Self:
@@ -109,6 +129,12 @@ class Record:
             with contextlib.suppress(OSError):
                 self.real(Path(folder)).rmdir()
 
+    def lines(self, steps: Iterable[Step], *, dry_run: bool) -> Iterator[str]:
+        """What has become of each file, or would."""
+        for step in steps:
+            did = f"would {step.fate.value}" if dry_run else _PAST[step.fate]
+            yield f"{did} {printable(str(self.real(step.path)))}{_WHY.get(step.fate, '')}"
+
     def _fate(self, path: Path, content: bytes) -> Fate:
         now = self._present(path)
         if now is None:
@@ -117,7 +143,7 @@ class Record:
             return Fate.SAME
         known = self.files.get(str(path))
         if known is None:
-            return Fate.FOREIGN
+            return Fate.FOREIGN if self.is_read else Fate.UNSURE
         return Fate.UPDATE if _checksum(now) in known else Fate.CHANGED
 
     def _removals(self, paths: Iterable[str]) -> list[Step]:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from slicemgr.cli.exit_codes import ExitCode
+from slicemgr.cli.printable import one_line, print_out, say, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,34 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}; try '{self.prog} --help'\n")
+        say(f"{one_line(message)}; try '{self.prog} --help'", prog=self.prog)
+        self.exit(ExitCode.USAGE)
+
+    # As argparse has it, with Any where the namespace may be an object of ours.
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """The options; exits for --help, and with 2 for what can't be meant.
+
+        An unknown option is named before what is missing: argparse would tell `--frob` that VERB and rest are required.
+        """
+        operands = [each for each in self._actions if not each.option_strings]
+        for each in operands:
+            each.required = False
+        options, unknown = self.parse_known_args(args, namespace)
+        if told := " ".join(shown(each) for each in unknown if each != "--"):
+            self.error(f"unrecognized arguments: {told}")
+        for each in operands:
+            if each.nargs is None and getattr(options, each.dest) is None:
+                self.error(f"no {each.metavar} given")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = ", ".join(f"'{each}'" for each in action.choices)
+            raise argparse.ArgumentError(action, f"invalid choice: '{shown(value)}' (choose from {choices})")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Help and version, as errors do not come this way; whether somebody reads them is no matter."""
+        print_out(message, self.prog)
 
 
 _DESCRIPTION = """\

@@ -8,21 +8,24 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from slicemgr import __version__
 from slicemgr.cli import VERBS
+from slicemgr.cli import install as install_verb
+from slicemgr.cli.installed_files import Record
 from slicemgr.cli.run_options import BACKENDS
 from tests.cli.slicemgr_command import SLICEMGR, Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).parents[2]
 COMPLETIONS = ROOT / "slicemgr/completions"
@@ -55,6 +58,7 @@ def install(
     *arguments: str,
     command: list[str] = SLICEMGR,
     settings: Mapping[str, str] = MappingProxyType({}),
+    stdout: int | IO[bytes] = subprocess.PIPE,
 ) -> Ended:
     """Run it with this HOME, and without a service manager to be found."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_") and name != "HOME"}
@@ -62,9 +66,14 @@ def install(
     if home is not None:
         environment["HOME"] = str(home)
     done = subprocess.run(
-        [*command, "install", *arguments], env=environment, capture_output=True, text=True, timeout=60
+        [*command, "install", *arguments],
+        env=environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return Ended(done.returncode, done.stdout or "", done.stderr)
 
 
 def files_below(folder: Path) -> set[str]:
@@ -296,6 +305,156 @@ def test_a_slicemgr_that_starts_only_here_is_refused(tmp_path: Path) -> None:
     assert told.status == 125
     assert re.fullmatch(r"slicemgr install: '.*/slicemgr' does not start outside of .*; try .*\n", told.stderr), told
     assert files_below(home) == set()
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>"$0.log"
+case "$*" in
+*ActiveState*) if [ -n "$STATE" ]; then echo "$STATE"; exit 0; fi ;;
+*FragmentPath*) for unit; do :; done; echo "$HOME/.local/share/systemd/user/$unit"; exit 0 ;;
+esac
+case "$*" in
+$FAILS) echo "first line" >&2; echo "Boom" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The settings under which a service manager of the test's own seems to run."""
+    program = tmp_path / "bin/systemctl"
+    private = tmp_path / "run/systemd/private"
+    for file in (program, private):
+        file.parent.mkdir(parents=True)
+    program.write_text(SYSTEMCTL)
+    program.chmod(0o755)
+    (tmp_path / "home").mkdir()
+    with socket.socket(socket.AF_UNIX) as ear:
+        with monkeypatch.context() as there:
+            there.chdir(private.parent)  # Its whole path may be too long for an address.
+            ear.bind(private.name)
+        yield {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "XDG_RUNTIME_DIR": str(tmp_path / "run"),
+            "STATE": "inactive",
+            "FAILS": "none",
+        }
+
+
+RELOAD_FAILED = "'systemctl --user daemon-reload' failed: Boom; try 'systemctl --user daemon-reload' by hand"
+STOP_FAILED = "'systemctl --user disable --now slicemgr.service' failed: Boom"
+STOP = "'systemctl --user disable --now slicemgr.service' by hand"
+STAYS = f"{STOP_FAILED}, and nothing was removed; try {STOP}, or --destdir /"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fails", "state", "problem", "there"),
+    [
+        ([], "none", "inactive", "", True),
+        ([], "*", "", RELOAD_FAILED, True),
+        ([], "*daemon-reload", "inactive", RELOAD_FAILED, True),
+        (["--uninstall"], "none", "active", "", False),
+        (["--uninstall"], "*", "", STAYS, True),
+        (["--uninstall"], "*disable*", "active", STAYS, True),
+        (["--uninstall"], "*disable*", "deactivating", STAYS, True),
+        (["--uninstall"], "*disable*", "inactive", f"{STOP_FAILED}; try {STOP}", False),
+        (["--uninstall"], "*daemon-reload", "inactive", RELOAD_FAILED, False),
+        (["--uninstall", "--destdir", "/"], "*", "active", "", False),
+    ],
+)
+def test_what_systemctl_refuses_counts(
+    tmp_path: Path, manager: dict[str, str], arguments: list[str], fails: str, state: str, problem: str, there: bool
+) -> None:
+    """125 and one line; and no service is left running without its unit."""
+    home = tmp_path / "home"
+    if arguments:
+        assert install(home, "--user", settings=manager).status == 0
+    told = install(home, "--user", *arguments, settings={**manager, "FAILS": fails, "STATE": state})
+    assert (told.status, told.stderr) == ((125, f"slicemgr install: {problem}\n") if problem else (0, ""))
+    assert files_below(home) == (USER_FILES | {RECORD} if there else set())
+    done = {"kept", "wrote"} if not arguments else ({"removed"} if not there else set())
+    assert set(first_words(told)) <= done
+    assert bool(first_words(told)) == bool(done)
+
+
+def test_a_service_that_runs_is_restarted_after_an_update(tmp_path: Path, manager: dict[str, str]) -> None:
+    """It is started by hand otherwise."""
+    home = tmp_path / "home"
+    install(home, "--user", settings=manager)
+    record = json.loads((home / RECORD).read_text())
+    (home / SERVICE).write_text("# of an older one\n")
+    record["files"][str(home / SERVICE)].append(hashlib.sha256(b"# of an older one\n").hexdigest())
+    (home / RECORD).write_text(json.dumps(record))
+    told = install(home, "--user", settings={**manager, "STATE": "active"})
+    assert told.stdout.endswith("\nran systemctl --user daemon-reload\nnow try: systemctl --user restart slicemgr\n")
+
+
+def test_a_systemctl_that_cant_be_executed(tmp_path: Path, manager: dict[str, str]) -> None:
+    """It is not a file of ours that can't be changed."""
+    program = tmp_path / "bin/systemctl"
+    program.write_bytes(b"\0\0")
+    told = install(tmp_path / "home", "--user", settings=manager)
+    assert told.status == 125
+    assert told.stderr == f"slicemgr install: '{program}' can't be executed: Exec format error; try 'file {program}'\n"
+    assert files_below(tmp_path / "home") == USER_FILES | {RECORD}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_has_to_read_it(tmp_path: Path, manager: dict[str, str], unbuffered: str) -> None:
+    """`slicemgr install --uninstall | true` does the same, to its end."""
+    home = tmp_path / "home"
+    settings = {**manager, "PYTHONUNBUFFERED": unbuffered}
+    for arguments, files in (([], USER_FILES | {RECORD}), (["--uninstall"], set())):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb", buffering=0) as pipe:
+            told = install(home, "--user", *arguments, settings=settings, stdout=pipe)
+        assert (told.status, told.stderr) == (0, "")
+        assert files_below(home) == files
+
+
+def test_a_home_that_is_no_utf_8(tmp_path: Path) -> None:
+    """Its name is told as everywhere."""
+    home = Path(os.fsdecode(bytes(tmp_path) + b"/h\xff"))
+    home.mkdir()
+    for arguments in (["--dry-run"], ["--uninstall"]):
+        told = install(home, "--user", *arguments, settings={"PYTHONIOENCODING": "utf-8"})
+        assert (told.status, told.stderr) == (0, "")
+        assert f"{tmp_path}/h\\xff/" in told.stdout
+
+
+def test_an_empty_destdir(tmp_path: Path) -> None:
+    """A packaging script with a typo must not install below its working directory, nor into the machine."""
+    for arguments in (["--destdir", ""], ["--destdir="], ["--destdir", "", "--uninstall"]):
+        told = install(tmp_path, "--user", *arguments)
+        assert told.status == 2
+        assert told.stderr == "slicemgr install: --destdir is empty, as from a variable that is not set; try a folder\n"
+    assert files_below(tmp_path) == set()
+
+
+def test_a_dry_run_without_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/var/lib/slicemgr is root's alone: what a file there is, is then not known, and that is said."""
+    file = "/var/lib/slicemgr/installed.json"
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", file)
+
+    slice_file = tmp_path / "usr/local/lib/systemd/system/build.slice"
+    slice_file.parent.mkdir(parents=True)
+    slice_file.write_text("[Slice]\n")
+    monkeypatch.setattr(Record, "load", refused)
+    arguments = ["--system", "--dry-run", "--destdir", str(tmp_path)]
+    assert install_verb.main(arguments) == 0
+    told = capsys.readouterr()
+    assert told.err == f"slicemgr install: can't read '{file}': Permission denied, going on without it\n"
+    assert f"would update or refuse {slice_file}: the record would tell whose it is\n" in told.out
+    assert told.out.count("would write ") == len(SYSTEM_FILES) - 1
+    assert install_verb.main([*arguments, "--uninstall"]) == 125
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"slicemgr install: can't read '{file}': Permission denied; try it as root\n")
+    assert install_verb.main(["--system", "--destdir", str(tmp_path)]) == 125
 
 
 @pytest.mark.parametrize("verb", VERBS)

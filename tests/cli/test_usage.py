@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line as a table: arguments, exit status, what stands on stdout and on stderr."""
 
+import os
 import re
 import subprocess
 from importlib import import_module
@@ -10,7 +11,11 @@ import pytest
 
 from slicemgr import __version__
 from slicemgr.cli import VERBS
+from slicemgr.service.history import History
+from slicemgr.service.record import Record
 from tests.cli.slicemgr_command import EMBEDDED, SLICEMGR, slicemgr
+from tests.unit.samples import process
+from tests.unit.test_record import a_kill
 
 OK, USAGE = 0, 2
 
@@ -21,6 +26,16 @@ TABLE: list[tuple[list[str], int, str, str]] = [
     (["run", "--help"], OK, "example: slicemgr run --max 2G -- make -j20", ""),
     ([], USAGE, "", r"slicemgr: no verb given; try 'slicemgr --help'\n"),
     (["walk"], USAGE, "", r"slicemgr: argument VERB: invalid choice: 'walk' .*; try 'slicemgr --help'\n"),
+    (["wa\x1blk\\"], USAGE, "", r"slicemgr: argument VERB: invalid choice: 'wa\\x1blk\\\\' .*; try 'slicemgr --help'\n"),
+    (["--"], USAGE, "", r"slicemgr: no VERB given; try 'slicemgr --help'\n"),
+    (["--frob"], USAGE, "", r"slicemgr: unrecognized arguments: --frob; try 'slicemgr --help'\n"),
+    (["explain"], USAGE, "", r"slicemgr explain: no SLICE\|JOB\|PID given; try .*\n"),
+    (["explain", "--frob"], USAGE, "", r"slicemgr explain: unrecognized arguments: --frob; try .*\n"),
+    (["status", "--\x1b[31mred\nline2"], USAGE, "", r"slicemgr status: unrecognized arguments: --\\x1b\[31mred\\nline2; try .*\n"),
+    (["status", "--user=\x1b\n"], USAGE, "", r"slicemgr status: argument --user: ignored explicit argument '\\x1b\\n'; try .*\n"),
+    (["run", "--backend", "\x1b\n", "true"], USAGE, "", r"slicemgr run: argument --backend: invalid choice: '\\x1b\\n' .*; try .*\n"),
+    (["run", "--max", "2G\x1b[2J\nx", "--", "true"], USAGE, "", r"slicemgr run: --max: '2G\\x1b\[2J\\nx' is no size; try .*\n"),
+    (["run", "--slice", "a\x1b[2J", "--", "true"], USAGE, "", r"slicemgr run: 'a\\x1b\[2J' is no slice name; try .*\n"),
     (["run"], USAGE, "", r"slicemgr run: no command given; try 'slicemgr run --max 2G -- make -j20'\n"),
     (["run", "--"], USAGE, "", r"slicemgr run: no command given; try .*\n"),
     (["run", "--", ""], USAGE, "", r"slicemgr run: no command given; try .*\n"),
@@ -60,6 +75,75 @@ def test_row(arguments: list[str], status: int, stdout: str, stderr: str) -> Non
     assert stdout in ended.stdout
     assert (ended.stdout == "") == (stdout == "")
     assert re.fullmatch(stderr, ended.stderr), ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["w" * 3000],
+        ["--" + "w" * 3000],
+        ["run", "--slice", "a " * 1500, "--", "true"],
+        ["run", "--max", "9" * 3000, "--", "true"],
+        ["run", "--json", "/" + "w" * 3000, "--", "true"],
+        ["status", "--user=" + "w" * 3000],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:20],
+)
+def test_a_long_argument_is_not_told_whole(arguments: list[str]) -> None:
+    """Its beginning is enough; what to try still stands at the end."""
+    ended = slicemgr(*arguments)
+    assert ended.status == USAGE
+    assert len(ended.stderr) < 420
+    assert "…" in ended.stderr
+    assert "; try " in ended.stderr[-160:]
+
+
+NOBODY_READS = [
+    (["--help"], 1, OK),
+    (["--version"], 1, OK),
+    (["run", "--help"], 1, OK),
+    (["nosuch"], 2, USAGE),
+    (["run", "--frob"], 2, USAGE),
+    (["run", "--max", "12Q", "--", "true"], 2, USAGE),
+    (["kills", "--since", "x"], 2, USAGE),
+    (["run", *EMBEDDED, "--", "true"], 2, OK),
+    (["run", *EMBEDDED, "--", "sh", "-c", "exit 7"], 2, 7),
+]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("place", ["full", "pipe"])
+@pytest.mark.parametrize(
+    ("arguments", "number", "status"), NOBODY_READS, ids=[" ".join(row[0]) for row in NOBODY_READS]
+)
+def test_whether_somebody_reads_it_is_no_matter(
+    arguments: list[str], number: int, status: int, place: str, unbuffered: str
+) -> None:
+    """A full disk, and a reader who has gone: the exit status is what it was, and there is no word of Python's."""
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with open(pipe, "wb", buffering=0) as gone, open("/dev/full", "wb", buffering=0) as full:
+        nowhere = gone if place == "pipe" else full
+        done = subprocess.run(
+            [*SLICEMGR, *arguments],
+            stdout=nowhere if number == 1 else subprocess.PIPE,
+            stderr=nowhere if number == 2 else subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == status, done
+    if number == 1:
+        assert re.fullmatch("" if place == "pipe" else r"slicemgr[a-z ]*: can't write: .*; try .*\n", done.stderr)
+
+
+def test_letters_that_the_encoding_lacks(tmp_path: Path) -> None:
+    """Are escaped: a dash or a dot of ours ends nothing."""
+    History(str(tmp_path / "slicemgr")).append(Record(a_kill(victim=process(7, name="a…b")), 1.0))
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run([*SLICEMGR, "kills", "--user"], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "'a\\u2026b'" in done.stdout
 
 
 def test_nothing_is_started_by_a_request_that_cant_be_meant(tmp_path: Path) -> None:
