@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from _pytest.terminal import TerminalReporter  # pytest names it itself from 8.2 on, and Debian 12 has 7.2
+
+# Started by nohup or by a shell's `&`, what these ignore is ignored by all children, and their tests wait in vain. A
+# handler ends with the exec: so children have the default, and we are deaf as before.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda _number, _frame: None)
 
 HOG = str(Path(__file__).parent / "hog.py")
 
