@@ -254,8 +254,10 @@ def test_nobody_left_leaves_nothing_throttled(systemd: Systemd, tmp_path: Path) 
         since = people()
         own_high = cgroup_of(job.hog.pid) / "memory.high"
         with stalled(service, job):
-            os.kill(job.hog.pid, signal.SIGSTOP)  # When it ends systemd writes the slice's memory.high anew.
+            # In this order: a process group that loses its last tie to its session with a stopped member in it is sent
+            # SIGHUP (setpgid(2)). Stopped, because at its end systemd writes the slice's memory.high anew.
             os.kill(job.process.pid, signal.SIGKILL)
+            os.kill(job.hog.pid, signal.SIGSTOP)
         until(lambda: build_file("memory.high") == "max", "the guardian lifts it")
         until(lambda: own_high.read_text() == "max\n", "run's guardian lifts it")
         assert build_file("memory.max") == str(400 * MIB)
