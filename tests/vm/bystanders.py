@@ -27,8 +27,8 @@ def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> 
 
 
 def people() -> frozenset[Person]:
-    """Everybody who does not end by himself: no kernel threads, and no workers that come and go."""
-    return frozenset(each for each in everybody() if each.comm not in _COME_AND_GO and not _is_kernels(each.pid))
+    """Everybody who does not end by himself: no kernel threads, no workers that come and go, and nobody just gone."""
+    return frozenset(each for each in everybody() if each.comm not in _COME_AND_GO and _is_somebody(each.pid))
 
 
 def dead(since: frozenset[Person]) -> list[str]:
@@ -56,9 +56,9 @@ class Bystanders:
         assert kernel_kills() - self._kernel_kills == self.expected_kernel_kills
 
 
-def _is_kernels(pid: int) -> bool:
+def _is_somebody(pid: int) -> bool:
     try:
         ppid = int(Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return pid == 2 or ppid == 2
+    return 2 not in {pid, ppid}
