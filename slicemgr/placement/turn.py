@@ -20,8 +20,9 @@ PATIENCE_SECONDS: Final = 30.0
 """Then it is tried out of turn, which is slow where many wait, and right: who is at its turn may have been stopped."""
 
 FIRST_PAUSE_SECONDS: Final = 0.001
-LONGEST_PAUSE_SECONDS: Final = 0.03
-"""A placement takes some milliseconds, and nobody tells when it is done: flock(2) waits, but without a time-out."""
+LONGEST_PAUSE_SECONDS: Final = 0.1
+"""A placement takes some milliseconds, and nobody tells when it is done: flock(2) waits, but without a time-out. Two
+hundred that look every 0.1 s are 2,000 looks a second; whoever waits for few of them looks sooner."""
 
 
 class Turn:
