@@ -8,6 +8,7 @@ kwin below it, and a konsole that has forked away to init. The kernel of that ti
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -97,10 +98,14 @@ class Desktop:
                     told.append(f"{member.comm} ({member.pid}) died")
         for cgroup in self.cgroups:
             for file, row in (("memory.events", "oom_kill"), ("cgroup.events", "frozen")):
-                with contextlib.suppress(FileNotFoundError):  # its members died, and have been told of
+                try:
                     rows = dict(line.split() for line in (cgroup / file).read_text().splitlines())
-                    if rows.get(row, "0") != "0":
-                        told.append(f"{cgroup.name}: {file} says {row} {rows[row]}")
+                except OSError as error:
+                    if error.errno not in {errno.ENOENT, errno.ENODEV}:
+                        raise
+                    continue  # Its members died, and have been told of.
+                if rows.get(row, "0") != "0":
+                    told.append(f"{cgroup.name}: {file} says {row} {rows[row]}")
         return told
 
     def end(self) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import HOG
-from tests.vm.bystanders import until
-from tests.vm.desktop_2010 import everybody, standing_by, who_died
+from tests.vm.bystanders import dead, people, until
+from tests.vm.desktop_2010 import standing_by
 from tests.vm.systemd import run
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_a_build_that_does_not_fit(systemd: Systemd, vm_files: Path, tmp_path: P
     whose = "" if vm_user == "root" else " --user"
     makefile(tmp_path)
     with standing_by(systemd):
-        before = everybody()
+        before = people()
         try:
             typed("slicemgr install")
             typed(f"systemctl{whose} start slicemgr")
@@ -76,4 +76,4 @@ def test_a_build_that_does_not_fit(systemd: Systemd, vm_files: Path, tmp_path: P
             typed("slicemgr install --uninstall")
             typed(f"journalctl{whose} --no-pager -o cat -u slicemgr | tail -40", status=None)
             (vm_files / f"first-hour-{vm_user}.txt").write_text("\n".join(told))
-        assert who_died(before) == []
+        assert dead(before) == []
