@@ -19,6 +19,7 @@ from slicemgr.cli.systemctl import Systemctl, SystemctlError
 
 _PROG = "slicemgr install"
 _SERVICE = "slicemgr.service"
+_FROM_THE_NEXT_LOGIN_ON = "for users who are logged in, MemoryLow= and IOWeight= hold in full from the next login on"
 
 _DESCRIPTION = """\
 Put slicemgr's systemd units and its completions for bash, zsh and fish into place, and tell systemd. Says what it
@@ -184,9 +185,9 @@ def _install(
     if not options.dry_run:
         record.install(steps)
     told += record.lines(steps, dry_run=options.dry_run)
-    if places.manager == "user":
-        folder = printable(shlex.quote(str(places.data / "zsh/site-functions")))
-        told.append(f"for zsh, put 'fpath+=({folder})' into ~/.zshrc, before compinit")
+    folder = printable(shlex.quote(str(places.data / "zsh/site-functions")))
+    zsh = f"for zsh, put 'fpath+=({folder})' into ~/.zshrc, before compinit"
+    told.append(zsh if places.manager == "user" else _FROM_THE_NEXT_LOGIN_ON)
     if manager is not None:
         told.append(manager.tell("daemon-reload"))
         _say_what_hides_ours(places, manager)

@@ -113,6 +113,9 @@ def test_the_system_in_a_staging_tree(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert (
+        "\nfor users who are logged in, MemoryLow= and IOWeight= hold in full from the next login on\n" in done.stdout
+    )
     assert files_below(tmp_path) == SYSTEM_FILES | {"var/lib/slicemgr/installed.json"}
     for path in tmp_path.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
