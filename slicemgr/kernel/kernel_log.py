@@ -11,6 +11,8 @@ import os
 import re
 from typing import Final
 
+from slicemgr.model.cgroup import is_below
+
 KMSG: Final = "/dev/kmsg"
 
 _LONGEST_RECORD: Final = 8192
@@ -65,7 +67,7 @@ def parse_oom_kill(record: bytes, cgroup: str) -> tuple[int, str] | None:
     if not has_task or not has_pid or not pid.isdigit():
         return None
     lived = os.fsdecode(_unescaped(where))
-    if lived != cgroup and not lived.startswith(cgroup.rstrip("/") + "/"):
+    if not is_below(lived, cgroup):
         return None
     return int(pid), os.fsdecode(_unescaped(name))
 

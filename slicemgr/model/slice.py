@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from slicemgr.model.cgroup import is_below
 from slicemgr.model.quantity import Amount
 
 
@@ -91,7 +92,7 @@ def with_inner_protection(specs: Iterable[SliceSpec]) -> tuple[SliceSpec, ...]:
                 {
                     pattern: None
                     for inner, below in zip(every, paths, strict=True)
-                    if f"{below}/".startswith(f"{path}/")
+                    if is_below(below, path)
                     for pattern in inner.protect
                 }
             ),

@@ -16,6 +16,7 @@ from slicemgr.kernel.kernel_log import oom_victims
 from slicemgr.kernel.machine import MachineReader
 from slicemgr.kernel.pressure import MACHINE, PressureThread, StallKind, open_trigger
 from slicemgr.kernel.watch import CgroupWatch
+from slicemgr.model.cgroup import is_below
 from slicemgr.model.slice import SliceKind, SliceSpec, slice_path, with_inner_protection
 from slicemgr.policy.machine import Thresholds
 from slicemgr.policy.slice_limits import resolve_slice, thresholds
@@ -117,7 +118,7 @@ class Guards:
         if self._has_own_daemon(int(manager["uid"])):
             return None
         paths = {slice_path(manager["root"], spec.unit): spec for spec in self._of_users}
-        fits = [path for path in paths if cgroup.rstrip("/") == path or cgroup.startswith(path + "/")]
+        fits = [path for path in paths if is_below(cgroup, path)]
         if not fits:
             return None
         path = max(fits, key=len)

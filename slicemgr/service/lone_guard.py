@@ -16,6 +16,7 @@ from slicemgr.kernel.kernel_log import oom_victims
 from slicemgr.kernel.kill import ProvenProcess
 from slicemgr.kernel.machine import MachineReader
 from slicemgr.kernel.watch import CgroupWatch
+from slicemgr.model.cgroup import is_below
 from slicemgr.model.process import ProcessIdentity
 from slicemgr.service.cgroup_guard import CgroupGuard
 from slicemgr.service.guard import Guard
@@ -102,7 +103,7 @@ class LoneGuard:
 
 def _prove_within(job: str, identity: ProcessIdentity, cgroup: str) -> ProvenProcess:
     """Of a slice's processes only those of our own job are ours to end."""
-    return ProvenProcess(identity, cgroup if cgroup.startswith(job + "/") else job)
+    return ProvenProcess(identity, cgroup if is_below(cgroup, job) else job)
 
 
 async def _without_failing(guard: CgroupGuard) -> None:
