@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from slicemgr.cli import reading
-from slicemgr.cli.printable import encodable, printable, printable_command
+from slicemgr.cli.printable import encodable, printable, printable_command, shown
 from slicemgr.cli.reading import Manager
 from slicemgr.cli.report_lines import who
 from slicemgr.cli.table import table
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str]) -> int:
         return reading.run_reading(_PROG, lambda: _read(manager, options.target, as_json=options.json))
     except UnknownTargetError as error:
         hint = f"'slicemgr explain {error.nearest}'" if error.nearest else "a name that 'slicemgr status' shows"
-        return reading.refuse(_PROG, f"no slice, job or process '{reading.shown(error.name)}'", hint)
+        return reading.refuse(_PROG, f"no slice, job or process '{shown(error.name)}'", hint)
     except AmbiguousTargetError as error:
         units = " or ".join(f"'{printable(unit)}'" for unit in error.units[:3])
-        return reading.refuse(_PROG, f"several jobs are called '{reading.shown(error.name)}'", units)
+        return reading.refuse(_PROG, f"several jobs are called '{shown(error.name)}'", units)
     except ProcessGoneError as error:
         return reading.refuse(_PROG, f"there is no process {error.pid}", "a name that 'slicemgr status' shows")
 

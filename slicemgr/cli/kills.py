@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from slicemgr.cli import reading
-from slicemgr.cli.printable import say
+from slicemgr.cli.printable import say, shown
 from slicemgr.cli.report_lines import history_line, is_action
 from slicemgr.config.values import parse_duration
 from slicemgr.model.quantity import QuantityError
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     since = count = None
     if options.since is not None and (since := duration(options.since)) is None:
-        parser.error(f"'{reading.shown(options.since)}' is no duration, such as 2h or 1d")
+        parser.error(f"'{shown(options.since)}' is no duration, such as 2h or 1d")
     if options.count is not None and (count := whole_number(options.count)) is None:
-        parser.error(f"'{reading.shown(options.count)}' is no number of kills")
+        parser.error(f"'{shown(options.count)}' is no number of kills")
     manager = reading.chosen_manager(options)
 
     def read() -> str:

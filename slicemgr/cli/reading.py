@@ -20,7 +20,6 @@ from typing import Final
 from slicemgr.cli.exit_codes import ExitCode
 from slicemgr.cli.parser import OneLineParser
 from slicemgr.cli.printable import encodable, print_out, printable, say
-from slicemgr.cli.printable import shown as shown  # noqa: PLC0414 - kills, status and explain have it from here
 from slicemgr.kernel.cgroupfs import MOUNT
 from slicemgr.kernel.errors import (
     CgroupNotPermittedError,

@@ -7,7 +7,7 @@ from typing import Final
 
 from slicemgr.cli import reading
 from slicemgr.cli.list import job_data, size
-from slicemgr.cli.printable import printable, printable_command, say
+from slicemgr.cli.printable import printable, printable_command, say, shown
 from slicemgr.cli.reading import DaemonState, Manager
 from slicemgr.cli.report_lines import ago, is_action, short_story
 from slicemgr.cli.table import cut, table
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         return reading.run_reading(_PROG, lambda: _read(manager, options.slice, as_json=options.json))
     except UnknownTargetError as error:
         hint = f"'slicemgr status {error.nearest}'" if error.nearest else "'slicemgr status'"
-        return reading.refuse(_PROG, f"no slice '{reading.shown(error.name)}'", hint)
+        return reading.refuse(_PROG, f"no slice '{shown(error.name)}'", hint)
 
 
 def _read(manager: Manager, only: str | None, *, as_json: bool) -> str:
@@ -76,17 +76,18 @@ def _read(manager: Manager, only: str | None, *, as_json: bool) -> str:
     except OSError as error:
         past = Past((), 0)
         history_problem = error.strerror or str(error)
+    rest = reading.rest_kept_by(manager, whose)
     if as_json:
-        known = {"history_problem": history_problem or None, "rest_kept_by": reading.rest_kept_by(manager, whose)}
+        problems = {"history_problem": history_problem or None, "slices_problem": slices_problem or None}
         data = _data(manager, whose, daemon, machine, slices, past)
-        return reading.as_json(SCHEMA, {**data, **known, "slices_problem": slices_problem or None})
+        return reading.as_json(SCHEMA, {**data, **problems, "rest_kept_by": rest})
     width = reading.terminal_width()
     lines = [
         _who_guards(manager, whose, daemon),
         _machine_line(machine),
         "",
         *([] if slices_problem else [*_slice_lines(slices, manager, width), ""]),
-        *_action_lines(past, history_problem, reading.rest_kept_by(manager, whose)),
+        *_action_lines(past, history_problem, rest),
     ]
     return "".join(f"{line if width is None else cut(line, width)}\n" for line in lines)
 
