@@ -125,7 +125,7 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             await self._apply(guardian, tasks)
             self._stay_alive(guardian.pid)
-            self._readiness.ready(self._status())
+            await self._tell_ready()
             others = [tasks.create_task(self._reload_when_told(hang_up, guardian, tasks), name="reload")]
             usec, pid = self._environment.get("WATCHDOG_USEC"), self._environment.get("WATCHDOG_PID")
             interval = watchdog_seconds(usec, pid, os.getpid())
@@ -176,7 +176,12 @@ class Daemon:
             await self._apply(guardian, tasks)
             self._server.hang_up(lambda cgroup: self._guards.managed_of(cgroup) is None)
             self._say("read the configuration again")
-            self._readiness.ready(self._status())
+            await self._tell_ready()
+
+    async def _tell_ready(self) -> None:
+        """Not before the guards have taken their first step: what happens after READY=1 is no old story to them."""
+        await asyncio.sleep(0)
+        self._readiness.ready(self._status())
 
     async def _bark(self, interval_seconds: float) -> None:
         while True:

@@ -48,8 +48,11 @@ def no_manager(*_, **__):
 class PlainFiles(CgroupWatch):
     "Plain files can't be watched by epoll."
 
+    added = 0
+
     def add_file(self, descriptor, callback):
         self._files[descriptor] = callback
+        PlainFiles.added += 1
 
 
 CgroupDir.open.__func__.__defaults__ = (mount,)
@@ -61,6 +64,11 @@ daemon.user_root = lambda uid: "/user"
 files.directories = lambda environment: [Path(config)]
 if watching != "as it is":
     guards.CgroupWatch = PlainFiles
+
+if watching == "counted":
+    ready = daemon.Readiness.ready
+    daemon.Readiness.ready = lambda self, status: ready(self, f"{PlainFiles.added} files watched")
+
 
 def say(line):
     print(line, flush=True)
@@ -192,6 +200,18 @@ def test_from_the_start_to_an_end_in_order(machine: Machine, number: signal.Sign
         assert not machine.control.exists()
         assert machine.high() == "max"
         assert machine.high("app.slice") == "100"
+
+
+def test_ready_is_who_watches(machine: Machine) -> None:
+    """What happens after READY=1 is seen, also in a slice that a reload has brought: nobody's counters are read later."""
+    with Running(machine, watching="counted") as daemon:
+        assert daemon.ready() == "3 files watched"
+        machine.make("agent.slice")
+        machine.configure('[slice.agent]\nmemory_max = "500M"\n')
+        daemon.process.send_signal(signal.SIGHUP)
+        assert machine.heard()[0] == "RELOADING=1"
+        assert daemon.ready() == "4 files watched"
+        assert daemon.end()[0] == 0
 
 
 @pytest.mark.parametrize(
