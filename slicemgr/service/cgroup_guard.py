@@ -235,29 +235,32 @@ class CgroupGuard:
         managed = self._managed(path)
         if path in self._episodes and self._episodes[path].is_gone:
             self._forget(path)
+        if path in self._episodes and before is not None:
+            self._episodes[path].hear(before)
         if path in self._episodes or managed is None:
             return
         self._forget_the_full({path} & self._full.keys())
         try:
             directory = CgroupDir.open(path, self._mount)
-        except KernelError:
-            return  # Gone already.
+        except KernelError:  # Gone already.
+            self._tell_last(path, 0 if before is None else before.kernel_kills - (before.events.oom_kill or 0))
+            return
         self._episodes[path] = Episode(
-            directory,
-            before,
-            job_root=managed.cgroup,
-            free_swap=self._free_swap,
-            mount=self._mount,
-            clock=self._clock,
+            directory, before, job_root=managed.cgroup, free_swap=self._free_swap, mount=self._mount, clock=self._clock
         )
 
     def _forget(self, path: str) -> None:
+        self._tell_last(path, self._episodes[path].unseen_kernel_kills)
+        self._let_go(self._episodes.pop(path), self._managed(path))
+
+    def _tell_last(self, path: str, unseen: int) -> None:
+        """It is looked at no more: tell of the kernel's kills that only the walk of the counters has seen, too."""
         managed = self._managed(path)
+        self._kernel_kills.seen(path, unseen)
         if managed is None:
             self._kernel_kills.take(path, ())
         else:
             self._tell_kernel_kills(path, managed)
-        self._let_go(self._episodes.pop(path), managed)
 
     def _forget_the_full(self, paths: Iterable[str]) -> None:
         for path in list(paths):

@@ -26,6 +26,8 @@ class Moved:
     """As they were then, of the subtree."""
     local_events: MemoryEvents | None
     """As they were then, of its own limits."""
+    kernel_kills: int
+    """How many the kernel's OOM killer has taken here and below, as of this walk."""
 
 
 class EventCounters:
@@ -86,7 +88,7 @@ class _Known:
         has_moved = _own(local or events) != _own(self._local or self._events)
         found, self._found = self._found, []
         if not is_first and (has_moved or is_orphaned_kill):
-            found.insert(0, Moved(self.directory.path, self._events, self._local))
+            found.insert(0, Moved(self.directory.path, self._events, self._local, events.oom_kill or 0))
         self._events, self._local = events, local
         return found
 

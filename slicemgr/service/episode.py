@@ -41,6 +41,7 @@ class Episode:
         self._directory = directory
         self._around: list[CgroupDir] = []
         self._before = before
+        self._kernel_kills_heard = 0 if before is None else before.kernel_kills
         self._job_root = job_root
         self._free_swap = free_swap
         self._mount = mount
@@ -71,6 +72,16 @@ class Episode:
     def is_gone(self) -> bool:
         """It has been removed; another one of its name is not it."""
         return self._directory.is_gone()
+
+    def hear(self, moved: Moved) -> None:
+        """The walk of the counters has found more of it."""
+        self._kernel_kills_heard = moved.kernel_kills
+
+    @property
+    def unseen_kernel_kills(self) -> int:
+        """How many the walk has counted, and no look: a cgroup may go between the two."""
+        last = self._last if self._last is not None else self._before
+        return 0 if last is None else max(0, self._kernel_kills_heard - (last.events.oom_kill or 0))
 
     def next_look_seconds(self) -> float | None:
         """When it wants to be looked at again; None: when it calls."""

@@ -803,6 +803,40 @@ async def test_a_kernel_kill_between_the_counters_and_the_look(bench: Bench, mon
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("when", ["before it is opened", "before its first look", "before a later look"])
+async def test_the_kernel_took_the_last_one(bench: Bench, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """The walk of the counters finds the kill, and then the job goes: told once, and what was told before is not."""
+    opened, look = CgroupDir.open, Episode.look
+    goes: list[str] = []
+
+    def goes_before(moment: str, path: str) -> None:
+        if goes == [moment] and path == JOB:
+            bench.tree.remove(goes.pop() and JOB)
+
+    def open_it(path: str, mount: str) -> CgroupDir:
+        goes_before("before it is opened", path)
+        return opened(path, mount)
+
+    def look_at_it(episode: Episode) -> Decision:
+        goes_before("before its first look", episode.cgroup)
+        goes_before("before a later look", episode.cgroup)
+        return look(episode)
+
+    monkeypatch.setattr(CgroupDir, "open", open_it)
+    monkeypatch.setattr(Episode, "look", look_at_it)
+
+    def kill() -> None:
+        goes.append(when)
+        bench.event(oom_kill=2)
+
+    before = [lambda: bench.event(oom_kill=1), bench.quiet] if when == "before a later look" else []
+    await bench.run(bench.quiet, *before, kill, *[bench.quiet] * 4, lambda: bench.event(SLICE, max=1), bench.quiet)
+    told = [(each.cgroup, each.count) for each in bench.told if isinstance(each, KernelKillReport)]
+    assert told == [*([(JOB, 1)] if before else []), (JOB, 2)]
+    assert goes == []
+
+
+@pytest.mark.asyncio
 async def test_a_kernel_kill_that_the_slice_sees_much_later(bench: Bench) -> None:
     """It is not looked at while a victim of one of its jobs goes, and then it has the kill of another in its counters."""
     bench.tree.groups[SLICE].high = 1000 * MIB
