@@ -33,15 +33,11 @@ from slicemgr.service.places import control_socket, state_directory
 from slicemgr.service.readiness import Readiness, watchdog_seconds
 from slicemgr.service.record import Record
 from slicemgr.service.report import Report
-from slicemgr.service.slices import OwnSlices
+from slicemgr.service.slices import OwnSlices, lift_high
 from slicemgr.service.worker import Worker
 
 OWN_OOM_SCORE_ADJ: Final = -900
 """As systemd-oomd's: whoever frees memory must not be what the kernel frees it from."""
-
-
-LIFT_SECONDS: Final = 5.0
-"""For the manager to answer at our end; TimeoutStopSec= of the unit is 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +90,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Guard until SIGTERM or SIGINT. Raises OSError if another daemon has the socket."""
-        guardian = Guardian()  # Before there are threads.
+        # Before there are threads.
+        guardian = Guardian(also=None if self._dry_run else partial(lift_high, self._connected))
         self._guards = Guards(self._config, self._report, dry_run=self._dry_run, is_user=self._is_user)
         self._slices = OwnSlices(
             None if self._dry_run else self._connected,
@@ -134,9 +131,6 @@ class Daemon:
             await ended.wait()
             self._readiness.stopping("ending")
             await self._guards.at_rest()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LIFT_SECONDS):
-                    await self._manager_calls.ask(self._slices.lift)
             for task in others:
                 task.cancel()
             self._guards.cancel()

@@ -3,7 +3,9 @@
 
 A cgroup of ours is throttled below its memory.max so that we have time to choose. Without us nobody chooses, and a job
 that has reached memory.high would crawl for minutes. So a small process waits for our end, on a pipe that only we
-hold open, and then lifts what we had set; memory.max stays, and the kernel's OOM killer behind it. Light, see
+hold open, and then lifts what we had set; memory.max stays, and the kernel's OOM killer behind it. First in the files,
+which is at once; then by whoever else keeps that number, which for a slice is the manager: it writes its own again as
+soon as the slice gets its first job or loses its last (3 of 10 SIGKILLs left a slice throttled so). Light, see
 model/quantity.py.
 """
 
@@ -17,12 +19,24 @@ from slicemgr.placement.backend import CGROUPS
 NAME = "slicemgr-keeper"
 """Its comm, 15 bytes: the guard of a job knows it by that, and by how little it holds."""
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Keeper = Callable[[Sequence[str]], object]
+    """Told the cgroups whose memory.high is lifted; whatever it raises is lost."""
+
+KEEPER_SECONDS = 5
+"""For the manager to answer at our end; TimeoutStopSec= of the unit is 10."""
+
 
 class Guardian:
     """The pipe to that child."""
 
-    def __init__(self, *, in_job: bool = False, mount: str = CGROUPS) -> None:
+    def __init__(self, *, in_job: bool = False, mount: str = CGROUPS, also: Keeper | None = None) -> None:
         """Fork it; so before any thread is started. Raises OSError.
+
+        `also` is called in the child when the files are written, and has KEEPER_SECONDS.
 
         `in_job`: it will be put into the job's own scope, and keeps that there until the job's last figures have been
         read: without it systemd was mostly faster (36 times of 52), and memory.peak gone. It ends with the scope, by
@@ -33,7 +47,7 @@ class Guardian:
         try:
             self._pid = os.fork()
             if self._pid == 0:
-                _be_guardian(reading, mount, frozenset() if in_job else None)
+                _be_guardian(reading, mount, frozenset() if in_job else None, also)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(reading)
@@ -72,7 +86,7 @@ def keeper() -> Guardian | None:
         return None
 
 
-def _be_guardian(reading: int, mount: str, mask: frozenset[int] | None) -> None:
+def _be_guardian(reading: int, mount: str, mask: frozenset[int] | None, also: Keeper | None) -> None:
     """In the child. Without a `mask` all signals stay blocked: a service's stop goes to all that is in its cgroup."""
     try:
         os.setsid()
@@ -85,8 +99,14 @@ def _be_guardian(reading: int, mount: str, mask: frozenset[int] | None) -> None:
         text = b""
         while piece := os.read(reading, 65536):
             text += piece
-        for path in to_lift(text):
+        paths = to_lift(text)
+        for path in paths:
             lift(path, mount)
+        if also is not None and paths:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+            signal.alarm(KEEPER_SECONDS)
+            also([os.fsdecode(path) for path in paths])
     finally:
         os._exit(0)
 

@@ -66,7 +66,6 @@ class OwnSlices:
         self._total_bytes = total_bytes
         self._say = say
         self._names_set: dict[str, frozenset[str]] = {}
-        self._throttled: tuple[str, ...] = ()
 
     def open(self, specs: Sequence[SliceSpec], machine: MachineSpec) -> list[OpenedSlice]:
         """Start them and set their properties until the next boot; what we have set before, and is not asked for any
@@ -84,20 +83,7 @@ class OwnSlices:
                 for unit, before in self._names_set.items():
                     _take_back(manager, unit, before - names.get(unit, frozenset()))
                 self._names_set = names
-        self._throttled = tuple(spec.unit for spec, each in zip(specs, opened, strict=True) if each.is_throttled_by_us)
         return opened
-
-    def lift(self) -> None:
-        """Nobody guards them from now on, so nobody is to be slowed down there.
-
-        The guardian lifts memory.high as well, but the manager writes its own idea of it again whenever a slice gets
-        its first job or loses its last.
-        """
-        if self._connect is None or not self._throttled:
-            return
-        with contextlib.suppress(BusError, OSError), contextlib.closing(self._connect()) as manager:
-            for unit in self._throttled:
-                _take_back(manager, unit, ["MemoryHigh"])
 
     def _open(self, spec: SliceSpec, limits: SliceLimits, manager: Manager | None) -> OpenedSlice:
         cgroup, why_not = slice_path(self._root, spec.unit), ""
@@ -111,6 +97,13 @@ class OwnSlices:
             why_not = f"{spec.unit} is not there, and no service manager to make it; try with systemd"
         is_throttled = self._connect is not None and spec.kind is SliceKind.BUILD and limits.memory_high is not None
         return OpenedSlice(managed_slice(spec, limits, cgroup), why_not, is_throttled)
+
+
+def lift_high(connect: Callable[[], Manager], cgroups: Sequence[str]) -> None:
+    """Nobody guards these slices any more, so their manager is not to slow anybody down there; as far as it goes."""
+    with contextlib.suppress(BusError, OSError), contextlib.closing(connect()) as manager:
+        for cgroup in cgroups:
+            _take_back(manager, cgroup.rpartition("/")[2], ["MemoryHigh"])
 
 
 def managed_slice(spec: SliceSpec, limits: SliceLimits, cgroup: str) -> ManagedSlice:

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slicemgr.service import guardian as guardian_module
 from slicemgr.service.guardian import Guardian, lift, to_lift
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 20.0
@@ -115,6 +116,35 @@ def test_an_end_in_order(mount: Path) -> None:
         assert highs(mount) == ("max", "100")
         with pytest.raises(ProcessLookupError):
             os.kill(parent.guardian, 0)
+
+
+def test_who_else_keeps_the_number_is_told(mount: Path) -> None:
+    """When the files are written; a service manager has a number of its own that it writes again."""
+    told = mount / "told"
+
+    def also(cgroups: Sequence[str]) -> None:
+        told.write_text(f"{highs(mount)} {cgroups}")
+        raise RuntimeError
+
+    guardian = Guardian(mount=str(mount), also=also)
+    guardian.watch(["/b.slice", "/gone.slice"])
+    guardian.lift()
+    assert told.read_text() == "('100', 'max') ['/b.slice', '/gone.slice']"
+
+
+def test_nothing_lifted_nobody_told(mount: Path) -> None:
+    guardian = Guardian(mount=str(mount), also=lambda _: (mount / "told").touch())
+    guardian.lift()
+    assert not (mount / "told").exists()
+
+
+def test_who_does_not_answer_is_not_waited_for(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that stands still keeps neither us nor our service from ending."""
+    monkeypatch.setattr(guardian_module, "KEEPER_SECONDS", 1)
+    waiting = Guardian(mount=str(mount), also=lambda _: select.select([], [], []))
+    waiting.watch(["/b.slice"])
+    waiting.lift()
+    assert highs(mount) == ("100", "max")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE])

@@ -18,7 +18,7 @@ from slicemgr.placement.bus_connection import NoManagerError
 from slicemgr.placement.systemd import SlicePlace
 from slicemgr.service import daemon, slices
 from slicemgr.service.guardian import Guardian
-from slicemgr.service.slices import OwnSlices
+from slicemgr.service.slices import OwnSlices, lift_high
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -116,7 +116,7 @@ def test_at_our_end_nobody_is_slowed_down(systemd: Systemd) -> None:
         [replace(APP, memory_high=1 << 30), AGENT, replace(AGENT, unit="free.slice", memory_max=None)], DEFAULT_MACHINE
     )
     assert [each.is_throttled_by_us for each in opened] == [False, True, False]
-    ours.lift()
+    lift_high(systemd.connect, [each.managed.cgroup for each in opened if each.is_throttled_by_us])
     assert systemd.taken_back == {"agent.slice": {"MemoryHigh": systemd1.NO_LIMIT}}
     assert systemd.connected == 0
 
@@ -126,7 +126,6 @@ def test_a_dry_run_asks_nobody(systemd: Systemd) -> None:
     ours = own(None)
     (opened,) = ours.open([AGENT], DEFAULT_MACHINE)
     assert (opened.managed.cgroup, opened.why_not, opened.is_throttled_by_us) == ("/user/agent.slice", "", False)
-    ours.lift()
     assert (systemd.set, systemd.taken_back) == ({}, {})
 
 
@@ -142,7 +141,7 @@ def test_no_manager(systemd: Systemd) -> None:
     (opened,) = ours.open([AGENT], DEFAULT_MACHINE)
     assert opened.why_not == ""
     systemd.answers = False
-    ours.lift()
+    lift_high(systemd.connect, ["/user/agent.slice"])
     assert systemd.taken_back == {}
 
 

@@ -254,9 +254,10 @@ def test_nobody_left_leaves_nothing_throttled(systemd: Systemd, tmp_path: Path) 
         since = people()
         own_high = cgroup_of(job.hog.pid) / "memory.high"
         with stalled(service, job):
-            # In this order: a process group that loses its last tie to its session with a stopped member in it is sent
-            # SIGHUP (setpgid(2)). Stopped, because at its end systemd writes the slice's memory.high anew.
+            # In this order, and when it is over: a process group that loses its last tie to its session with a stopped
+            # member in it is sent SIGHUP (setpgid(2)).
             os.kill(job.process.pid, signal.SIGKILL)
+            job.process.wait(40)
             os.kill(job.hog.pid, signal.SIGSTOP)
         until(lambda: build_file("memory.high") == "max", "the guardian lifts it")
         until(lambda: own_high.read_text() == "max\n", "run's guardian lifts it")
@@ -265,3 +266,11 @@ def test_nobody_left_leaves_nothing_throttled(systemd: Systemd, tmp_path: Path) 
         until(lambda: is_gone(job.hog), "the kernel ends it at memory.max")
         assert dead(since) == ["leak"]
         assert service.victims() == []
+        # With its last job gone, and with the next one, systemd writes the slice's numbers anew: its own.
+        until(
+            lambda: systemd.systemctl("show", "--value", "--property=MemoryHigh", "build.slice") == "infinity",
+            "it knows",
+        )
+        with held(tmp_path, quiet("next", "10M"), *scope("build.slice")):
+            assert build_file("memory.high") == "max"
+            assert build_file("memory.max") == str(400 * MIB)
