@@ -24,6 +24,12 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda _number, _frame: None)
 
+if "SLICEMGR_VM_GUEST" not in os.environ:  # There it takes 3 s to import, and no test needs it.
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
+
 HOG = str(Path(__file__).parent / "hog.py")
 
 

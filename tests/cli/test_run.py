@@ -217,7 +217,7 @@ class TestKilling:
         """One line with who, pid, what it held, why and who was next; the others finish; JSON says the same."""
         file = tmp_path / "report.json"
         script = " & ".join(
-            " ".join([*hog("--start", f"{size}M", "--hold", "1", "--comm", f"cc{size}")]) for size in (40, 60, 90)
+            " ".join([*hog("--start", f"{size}M", "--hold", "4", "--comm", f"cc{size}")]) for size in (40, 60, 90)
         )
         ended = run("sh", "-c", f"{script} & wait", limits=["--max", "190M", "--json", str(file)])
         assert ended.status == 0

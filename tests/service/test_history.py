@@ -131,7 +131,11 @@ def write_at_once(directory: Path, bound_bytes: int) -> None:
         assert writer.stdout is not None
         writer.stdout.readline()
     for writer in writers:
-        assert writer.communicate(b"\n")[0] == b""
+        assert writer.stdin is not None
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+    for writer in writers:
+        assert writer.communicate()[0] == b""
         assert writer.returncode == 0
 
 

@@ -4,12 +4,11 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 from slicemgr.kernel.proctree import ProcessTree
 from slicemgr.model.cgroup import Measure
 from tests.conftest import Hog
-from tests.vm.systemd import cgroup_of
+from tests.vm.systemd import cgroup_of, memory_stat
 
 
 def main() -> None:
@@ -18,9 +17,7 @@ def main() -> None:
     tree = ProcessTree(os.getpid())
     measured = {measure.value: tree.read(measure).memory_bytes for measure in Measure}
     # What only ending processes frees: the kernel's own sums for this cgroup, this script's own memory included.
-    lines = (Path(cgroup_of()) / "memory.stat").read_text().splitlines()
-    stat = {key: int(value) for key, value in (line.split() for line in lines)}
-    # anon counts in batches of 64 pages a CPU and is flushed every 2 s: reading memory.stat flushes it.
+    stat = memory_stat(cgroup_of())
     measured["cgroup"] = stat["anon"] + stat["shmem"] + stat["pagetables"]
     own = ProcessTree(os.getppid()).read(Measure.UNRECLAIMABLE).memory_bytes - measured["unreclaimable"]
     measured["ourselves"] = own

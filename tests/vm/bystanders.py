@@ -26,6 +26,11 @@ def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> 
         time.sleep(0.05)
 
 
+def whole_lines(text: str) -> list[str]:
+    """Of a file that somebody is writing: of its last line only a half may be there."""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def people() -> frozenset[Person]:
     """Everybody who does not end by himself: no kernel threads, no workers that come and go, and nobody just gone."""
     return frozenset(each for each in everybody() if each.comm not in _COME_AND_GO and _is_somebody(each.pid))

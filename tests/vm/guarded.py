@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tests.conftest import HOG
-from tests.vm.bystanders import until
+from tests.vm.bystanders import until, whole_lines
 from tests.vm.systemd import Systemd
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class DaemonService:
         """The whole history."""
         if not self._history.exists():
             return []
-        return [json.loads(line) for line in self._history.read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self._history.read_text())]
 
     def records(self) -> list[Any]:
         """What is new in the history since `forget`."""

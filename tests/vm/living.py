@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.conftest import HOG
-from tests.vm.bystanders import until
+from tests.vm.bystanders import until, whole_lines
 from tests.vm.desktop_2010 import person, standing_by
 from tests.vm.systemd import CGROUPS, Systemd
 
@@ -109,7 +109,7 @@ class Service:
     def _lines(self) -> list[str]:
         home = Path("/var/lib") if self.uid == 0 else Path(pwd.getpwuid(self.uid).pw_dir) / ".local/state"
         file = home / "slicemgr/history.jsonl"
-        return file.read_text().splitlines() if file.exists() else []
+        return whole_lines(file.read_text()) if file.exists() else []
 
 
 @contextlib.contextmanager
@@ -189,6 +189,7 @@ def held(folder: Path, hog: list[str], *before: str, uid: int | None = None) -> 
         text=True,
         **({} if uid is None else as_user(uid)),
     )
+    found = None
     try:
         until(lambda: ready.read_text().endswith("\n") or process.poll() is not None, "the hog is ready")
         found = person(int(ready.read_text() or 0))

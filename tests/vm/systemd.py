@@ -4,10 +4,20 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+def memory_stat(cgroup: Path) -> dict[str, int]:
+    """As it is now: 6.1 answers with numbers up to 2 s old while somebody else sums them up, which a read makes it wait
+    for only after it."""
+    for _ in range(2):
+        rows = (cgroup / "memory.stat").read_text().splitlines()
+        time.sleep(0.05)
+    return {name: int(value) for name, value in map(str.split, rows)}
 
 
 def cgroup_of(pid: int | str = "self") -> Path:

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from tests.vm.systemd import Systemd
 
 BUILD_400M = '[slice.build]\nmemory_max = "400M"\n'
-SCOPE_100M = {"MemoryHigh": "90M", "MemoryMax": "100M"}
+SCOPE_ROOMY = {"MemoryHigh": "90M", "MemoryMax": "200M"}
 JOB_100M = ("slicemgr", "run", "--max", "100M", "--")
+JOB_ROOMY = ("slicemgr", "run", "--high", "60M", "--max", "200M", "--")
+"""Far enough between the two for who crawls there while nobody guards: 40 % of 6 MiB were used up, on an idle host."""
 
 
 def build_file(name: str) -> str:
@@ -79,7 +81,7 @@ def test_a_daemon_that_hangs_is_started_anew(systemd: Systemd) -> None:
     with standing_by(systemd), living(properties=properties) as service:
         since, first = people(), service.pid
         os.kill(first, signal.SIGSTOP)
-        until(lambda: service.show("NRestarts") == "1" and service.show("ActiveState") == "active", "it is back")
+        until(lambda: service.show("NRestarts") != "0" and service.show("ActiveState") == "active", "it is back")
         assert service.pid != first
         assert dead(since) == []
 
@@ -111,7 +113,7 @@ def test_hang_up_reads_the_configuration_again(systemd: Systemd) -> None:
 def test_a_dry_run_names_and_spares(systemd: Systemd, tmp_path: Path) -> None:
     """The leak stays where the kernel holds it; `slicemgr run` is not relieved of its job, and no limit is set."""
     with standing_by(systemd), living(BUILD_400M, "--dry-run") as service:
-        with held(tmp_path, leak(), *scope("build.slice", SCOPE_100M)):
+        with held(tmp_path, leak(), *scope("build.slice", SCOPE_ROOMY)):
             since = people()
             until(service.victims, "somebody is named")
             assert service.victims() == ["leak"]
@@ -119,7 +121,7 @@ def test_a_dry_run_names_and_spares(systemd: Systemd, tmp_path: Path) -> None:
             assert dead(since) == []
             assert build_file("memory.max") == build_file("memory.high") == "max"
         with held(tmp_path, leak("mine"), *JOB_100M) as job:
-            since = people()
+            since = people() | {job.hog}
             assert "killed 'mine'" in job.told()
             assert dead(since) == ["mine"]
 
@@ -141,7 +143,7 @@ def test_it_needs_no_bus(systemd: Systemd, tmp_path: Path, manager: str) -> None
         since = people()
         limit = build_file("memory.max") if slice_directory("build.slice").exists() else "max"
         assert limit == (str(400 * MIB) if manager == "reached" else "max")
-        with held(tmp_path, leak(), *scope("build.slice", SCOPE_100M)) as job:
+        with held(tmp_path, leak(), *scope("build.slice", SCOPE_ROOMY)) as job:
             until(lambda: is_gone(job.hog), "the leak is ended")
         until(service.victims, "it is told")
         assert service.victims() == ["leak"]
@@ -183,7 +185,7 @@ def test_the_slices_are_as_configured(systemd: Systemd) -> None:
 
 def test_jobs_from_before_its_start_are_guarded(systemd: Systemd, tmp_path: Path) -> None:
     """Both the one that is at a stand already, which calls nobody any more, and the one that leaks later."""
-    limits = {"MemoryHigh": "60M", "MemoryMax": "64M", "MemorySwapMax": "0"}
+    limits = {"MemoryHigh": "60M", "MemoryMax": "128M", "MemorySwapMax": "0"}
     stalled, later = leak("stalled", rate="200M"), leak("later", start="20M", rate="3M")
     with (
         standing_by(systemd),
@@ -217,7 +219,7 @@ def stalled(service: Service, job: Job) -> Iterator[None]:
 
 def test_run_takes_over_from_a_killed_daemon(systemd: Systemd, tmp_path: Path) -> None:
     """It had only waited: now it guards its job itself."""
-    with standing_by(systemd), living(BUILD_400M) as service, held(tmp_path, leak(rate="40M"), *JOB_100M) as job:
+    with standing_by(systemd), living(BUILD_400M) as service, held(tmp_path, leak(rate="40M"), *JOB_ROOMY) as job:
         os.kill(job.hog.pid, signal.SIGSTOP)  # Until all who watch it are where they have to be.
         until_registered(service, job)
         assert build_file("memory.high") == str(375 * MIB)
@@ -234,7 +236,8 @@ def test_a_killed_daemon_comes_back_and_guards(systemd: Systemd, tmp_path: Path)
     """It finds the stall that its predecessor has left, and sets again what was lifted meanwhile."""
     restart = {"Restart": "on-failure", "RestartSec": "200ms"}
     with standing_by(systemd), living(BUILD_400M, properties=restart) as service:
-        with held(tmp_path, leak(rate="40M"), *scope("build.slice", SCOPE_100M)) as job:
+        with held(tmp_path, leak(rate="40M"), *scope("build.slice", SCOPE_ROOMY)) as job:
+            os.kill(job.hog.pid, signal.SIGSTOP)
             since = people()
             with stalled(service, job):
                 pass
@@ -248,7 +251,7 @@ def test_a_killed_daemon_comes_back_and_guards(systemd: Systemd, tmp_path: Path)
 @pytest.mark.vm(users=("tester",))
 def test_nobody_left_leaves_nothing_throttled(systemd: Systemd, tmp_path: Path) -> None:
     """The daemon and run are killed, and nobody comes back: nothing crawls; memory.max, and the kernel, are left."""
-    with standing_by(systemd), living(BUILD_400M) as service, held(tmp_path, leak(rate="40M"), *JOB_100M) as job:
+    with standing_by(systemd), living(BUILD_400M) as service, held(tmp_path, leak(rate="40M"), *JOB_ROOMY) as job:
         os.kill(job.hog.pid, signal.SIGSTOP)
         until_registered(service, job)
         since = people()
@@ -257,7 +260,7 @@ def test_nobody_left_leaves_nothing_throttled(systemd: Systemd, tmp_path: Path) 
             # In this order, and when it is over: a process group that loses its last tie to its session with a stopped
             # member in it is sent SIGHUP (setpgid(2)).
             os.kill(job.process.pid, signal.SIGKILL)
-            job.process.wait(40)
+            job.process.wait()  # Without a time-out, with which it looks every 50 ms: nothing slows the hog any more.
             os.kill(job.hog.pid, signal.SIGSTOP)
         until(lambda: build_file("memory.high") == "max", "the guardian lifts it")
         until(lambda: own_high.read_text() == "max\n", "run's guardian lifts it")

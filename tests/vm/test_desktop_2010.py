@@ -53,16 +53,16 @@ def kill(desktop: Desktop) -> None:
 
 
 def stop(desktop: Desktop) -> None:
-    os.kill(desktop.pid("kwin"), signal.SIGSTOP)
+    pid = desktop.pid("kwin")
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        pass
 
 
 def stop_and_continue(desktop: Desktop) -> None:
     """Unseen by whoever only looks at the end."""
     stop(desktop)
-    pid = desktop.pid("kwin")
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        pass
-    os.kill(pid, signal.SIGCONT)
+    os.kill(desktop.pid("kwin"), signal.SIGCONT)
 
 
 def freeze(desktop: Desktop) -> None:

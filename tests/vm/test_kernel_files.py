@@ -31,7 +31,7 @@ from slicemgr.kernel.machine import MachineReader
 from slicemgr.kernel.pressure import MACHINE, PressureThread, StallKind, open_trigger
 from slicemgr.kernel.watch import CgroupWatch
 from tests.conftest import HOG
-from tests.vm.systemd import CGROUPS, run
+from tests.vm.systemd import CGROUPS, memory_stat, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,6 +164,7 @@ def test_every_reader_on_a_scope(systemd: Systemd) -> None:
         assert events is not None
         assert (events.low, events.high, events.max, events.oom, events.oom_kill) == (0, 0, 0, 0, 0)
         assert local == events
+        memory_stat(Path(f"{CGROUPS}{cgroup.path}"))
         stat = cgroup.stat()
         assert stat is not None
         assert 40 * MIB <= (stat.anon or 0) < 60 * MIB
@@ -424,7 +425,7 @@ def test_kill_all_takes_the_subtree(delegated: Job) -> None:
 def test_reclaim_says_whether_it_was_enough(delegated: Job) -> None:
     """Page cache goes; anonymous memory without swap does not."""
     with delegated.cgroup.make_child("leaf") as leaf:
-        data = Path("/var/tmp/slicemgr-cache")
+        data = Path(f"/var/tmp/slicemgr-cache-{os.getuid()}")
         fill = "import sys,os\nf=open(sys.argv[1],'wb')\nf.write(bytes(40<<20))\nf.flush()\nos.fsync(f.fileno())"
         filler = inside(leaf, sys.executable, "-c", fill, str(data))
         filler.communicate()

@@ -22,6 +22,7 @@ from tests.vm.living import (
     NO_JOB_LIMIT,
     TESTER,
     as_user,
+    ask,
     cgroup_path,
     connections,
     held,
@@ -64,10 +65,11 @@ def the_leak_is_ended(systemd: Systemd, folder: Path, grow: str, rate: str) -> N
     with kernel_not_needed(), standing_by(systemd), living(NO_JOB_LIMIT) as service:
         assert (slice_directory("build.slice") / "memory.max").read_text() == "max\n"
         with held(folder, leak(grow=grow, rate=rate), *UNLIMITED) as job:
-            since = people()
+            since = people() | {job.hog}
             told = job.told()
             assert dead(since) == ["leak"]
         assert "killed 'leak'" in told, told
+        until(service.victims, "it is told")
         (record,) = (each for each in service.history() if each["report"]["kind"] == "kill")
         assert record["report"]["shortage"]["resource"] == "machine"
         assert record["slice"] == "build.slice"
@@ -102,7 +104,7 @@ def test_an_app_leaks_beside_a_build(systemd: Systemd, tmp_path: Path, build: st
         held(tmp_path, quiet("build", build), *scope("build.slice")),
         held(tmp_path, leak("app-leak", grow="1400M", rate="150M"), *scope("app.slice")) as app,
     ):
-        since = people()
+        since = people() | {app.hog}
         until(lambda: is_gone(app.hog), "the app goes")
         assert dead(since) == sorted(gone)
         until(lambda: len(service.victims()) >= len(gone), "all is told")
@@ -144,13 +146,13 @@ def test_the_systems_daemon_guards_root_and_users(systemd: Systemd, tmp_path: Pa
     with kernel_not_needed(), standing_by(systemd), session_of_tester(), living() as service:
         with held(tmp_path, leak("roots"), *JOB_100M) as job:
             assert cgroup_path(job.hog.pid).startswith("build.slice/slicemgr-")
-            since = people()
+            since = people() | {job.hog}
             assert "killed 'roots'" in job.told()
             assert dead(since) == ["roots"]
         with held(tmp_path, leak("users"), *JOB_100M, uid=TESTER) as job:
             assert cgroup_path(job.hog.pid).startswith("user.slice/user-1000.slice/user@1000.service/build.slice/")
             until(lambda: connections(service.socket) > 0, "it is registered")
-            since = people()
+            since = people() | {job.hog}
             assert "killed 'users'" in job.told()
             assert dead(since) == ["users"]
         until(lambda: len(service.victims()) > 1, "both are told")
@@ -172,12 +174,14 @@ def test_a_users_own_daemon_comes_first(systemd: Systemd, tmp_path: Path) -> Non
         with held(tmp_path, leak("users"), *JOB_100M, uid=TESTER) as job:
             until(lambda: connections(own.socket) > 0, "it is registered")
             assert connections(systems.socket) == 0
-            since = people()
+            since = people() | {job.hog}
             assert "killed 'users'" in job.told()
             assert dead(since) == ["users"]
         until(own.victims, "it is told")
         assert (own.victims(), systems.victims()) == (["users"], [])
         own.systemctl("stop", own.unit)
+        testers = "/user.slice/user-1000.slice/user@1000.service/build.slice/slicemgr-x-1.scope"
+        until(lambda: ask(systems, testers) == "ok\n", "the system's knows that the other is gone")
         with held(tmp_path, leak("again"), *JOB_100M, uid=TESTER) as job:
             assert "killed 'again'" in job.told()
         until(systems.victims, "it is told")
@@ -269,7 +273,7 @@ def test_one_of_two_hundred(systemd: Systemd, tmp_path: Path) -> None:
             listed = json.loads(subprocess.run(["slicemgr", "list", "--json"], capture_output=True).stdout)["jobs"]
             assert {each["pid"] for each in listed} == {*pids, also.hog.pid}
             job = stack.enter_context(held(tmp_path, leak(), *JOB_100M))
-            since = people()
+            since = people() | {job.hog}
             assert "killed 'leak'" in job.told()
             assert dead(since) == ["leak"]
             assert len(os.listdir(f"/proc/{pid}/fd")) < 2 * 200 + 100

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tests.vm.systemd import Systemd
 
 MIB = 1 << 20
+DATA = f"/var/tmp/slicemgr-data-{os.getuid()}"
 
 
 def growing(size: str, *options: str) -> list[str]:
@@ -72,7 +74,7 @@ def test_the_kernel_was_not_needed(systemd: Systemd, tmp_path: Path) -> None:
         (("--start", "120M"), ("unreclaimable", "proportional")),
         (("--start", "60M", "--fork-share", "8"), ("proportional",)),
         (("--shmem", "60M", "--fork-share", "4"), ("proportional",)),
-        (("--start", "20M", "--file", "60M", "/var/tmp/slicemgr-data"), ("unreclaimable", "proportional")),
+        (("--start", "20M", "--file", "60M", DATA), ("unreclaimable", "proportional")),
     ],
     ids=["one process", "shared by fork", "shared memory", "page cache"],
 )
@@ -85,7 +87,7 @@ def test_what_counts_is_what_the_cgroup_counts(
     assert told["resident"] >= told["unreclaimable"] >= told["proportional"] - MIB
     for measure in close:
         assert told[measure] == pytest.approx(truth, abs=12 * MIB), told
-    Path("/var/tmp/slicemgr-data").unlink(missing_ok=True)
+    Path(DATA).unlink(missing_ok=True)
 
 
 @pytest.mark.vm(users=("root",))

@@ -60,7 +60,7 @@ def test_the_peak_is_read_before_the_scope_is_gone(tmp_path: Path) -> None:
 
 def test_a_hog_has_its_peak(tmp_path: Path) -> None:
     """And a guard, which comes after a tenth of a second and finds nothing to do."""
-    done, report = scope_run(tmp_path, "--max", "120M", "--", sys.executable, HOG, "--start", "60M", "--hold", "1.5")
+    done, report = scope_run(tmp_path, "--max", "120M", "--", sys.executable, HOG, "--start", "60M", "--hold", "8")
     assert done.returncode == 0, done.stderr
     assert 60 * MIB < report["peak_bytes"] < 120 * MIB
     assert report["watched_by"] == "run"
