@@ -64,6 +64,8 @@ class _Known:
         self._below: dict[str, _Known] = {}
         self._events = NONE_YET
         self._local: MemoryEvents | None = NONE_YET
+        self._kills_ahead = 0
+        """Kernel's kills seen below, and not here yet: the levels are not counted up, nor read, at one instant."""
         self._found: list[Moved] = []
         """Of a walk that broke off: those below have taken over their counters, and would not say it again."""
 
@@ -74,7 +76,6 @@ class _Known:
             return []
         local = self.directory.local_events()
         self._list()
-        kills_below = 0
         for name, child in list(self._below.items()):
             before = child.kernel_kills
             try:
@@ -82,9 +83,11 @@ class _Known:
             except (CgroupGoneError, CgroupNotPermittedError):  # What was in it is no longer ours to judge.
                 self._forget(name)
             else:
-                kills_below += child.kernel_kills - before
+                self._kills_ahead += child.kernel_kills - before
         # A cgroup goes with the only process that it had: its kill is seen from above alone.
-        is_orphaned_kill = (events.oom_kill or 0) - self.kernel_kills > kills_below
+        kills_ahead = self._kills_ahead - ((events.oom_kill or 0) - self.kernel_kills)
+        is_orphaned_kill = kills_ahead < 0
+        self._kills_ahead = max(0, kills_ahead)
         has_moved = _own(local or events) != _own(self._local or self._events)
         found, self._found = self._found, []
         if not is_first and (has_moved or is_orphaned_kill):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,8 @@ from tests.cgroupfs.fake_tree import FakeTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from slicemgr.model.cgroup import MemoryEvents
 
 SLICE, JOB, OTHER = "/build.slice", "/build.slice/a.scope", "/build.slice/b.scope"
 
@@ -134,6 +136,49 @@ def test_a_kill_is_its_job_s(tree: FakeTree, counters: EventCounters) -> None:
     tree.remove(OTHER)
     grow(tree, JOB, oom_kill=2)
     assert moved(counters) == [JOB]
+
+
+def shown(tree: FakeTree, path: str, name: str, count: int) -> None:
+    """What a reader finds there who comes before the kernel has counted this level up."""
+    file = Path(tree.mount + path) / "memory.events"
+    rows = dict(line.split() for line in file.read_text().splitlines())
+    file.write_text("".join(f"{key} {count if key == name else value}\n" for key, value in rows.items()))
+
+
+def test_a_kill_that_the_slice_has_not_counted_yet(tree: FakeTree, counters: EventCounters) -> None:
+    """The kernel counts from the cgroup upwards, and we read downwards: told for the job, and not for the slice as well."""
+    grow(tree, JOB, max=1, oom_kill=1)
+    shown(tree, SLICE, "oom_kill", 0)
+    assert moved(counters) == [JOB]
+    tree.sync()
+    assert moved(counters) == []
+    # The next one is told as before; also of a job that is gone.
+    grow(tree, JOB, oom_kill=1)
+    assert moved(counters) == [JOB]
+    tree.groups[JOB].events["oom_kill"] += 1
+    tree.remove(JOB)
+    assert moved(counters) == [SLICE]
+
+
+def test_kills_seen_by_a_walk_that_breaks_off(
+    tree: FakeTree, counters: EventCounters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next walk finds them in the slice alone: no other kill for that."""
+    grow(tree, JOB, oom_kill=1)
+    grow(tree, OTHER, high=1)
+    local_events = CgroupDir.local_events
+    failed: list[str] = []
+
+    def fails_once(directory: CgroupDir) -> MemoryEvents | None:
+        if directory.path == OTHER and not failed:
+            failed.append(directory.path)
+            raise OSError("no descriptor")
+        return local_events(directory)
+
+    monkeypatch.setattr(CgroupDir, "local_events", fails_once)
+    with pytest.raises(OSError, match="no descriptor"):
+        counters.moved()
+    assert moved(counters) == [JOB, OTHER]
 
 
 @pytest.mark.parametrize("failing", [JOB, OTHER, f"{JOB}/below"])

@@ -395,7 +395,7 @@ while True:
 def test_it_is_asked_first(guard: DaemonService, tmp_path: Path) -> None:
     """`grace`: who hears SIGTERM saves its file and ends by itself."""
     (tmp_path / "editor.py").write_text(EDITOR)
-    with guard.configured('[slice.build]\ngrace = "8s"'):
+    with guard.configured('[slice.build]\ngrace = "30s"'):
         told = run_job(
             tmp_path, "--max", "64M", "--", sys.executable, str(tmp_path / "editor.py"), str(tmp_path / "file")
         )
