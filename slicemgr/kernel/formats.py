@@ -128,6 +128,42 @@ def parse_children(text: bytes) -> list[int]:
         raise FormatError("/proc/PID/task/TID/children", text) from error
 
 
+def parse_status_uids(text: bytes) -> frozenset[int]:
+    r"""/proc/PID/status: `Uid:\t1000\t1000\t1000\t1000`, real, effective, saved, file system's. Raises FormatError."""
+    for line in text.split(b"\n"):
+        if line.startswith(b"Uid:"):
+            fields = line.split()[1:]
+            if len(fields) == 4 and all(field.isdigit() for field in fields):
+                return frozenset(map(int, fields))
+            break
+    raise FormatError("/proc/PID/status", text)
+
+
+_O_EXCL: Final = 0o200
+"""include/uapi/asm-generic/fcntl.h; PIDFD_THREAD is the same."""
+
+
+def fdinfo_is_of_a_thread(text: bytes) -> bool:
+    r"""/proc/self/fdinfo/FD of a pidfd: `flags:\t02000202`, octal, with O_EXCL for PIDFD_THREAD (since Linux 6.9)."""
+    for line in text.split(b"\n"):
+        name, _, value = line.partition(b"\t")
+        if name == b"flags:" and value.isdigit():
+            return bool(int(value, 8) & _O_EXCL)
+    return False
+
+
+def parse_fdinfo_pid(text: bytes) -> int:
+    r"""/proc/self/fdinfo/FD of a pidfd: `Pid:\t4711`; -1 if that has ended, 0 if it is in another PID namespace
+    (pidfd_open(2)). Raises FormatError if it is another kind of descriptor."""
+    for line in text.split(b"\n"):
+        if line.startswith(b"Pid:"):
+            field = line.removeprefix(b"Pid:").strip()
+            if field.removeprefix(b"-").isdigit():
+                return int(field)
+            break
+    raise FormatError("/proc/self/fdinfo", text)
+
+
 def _kilobyte_fields(text: bytes) -> dict[bytes, int]:
     """`Key:   123 kB` lines as bytes; every other line is somebody else's business."""
     fields: dict[bytes, int] = {}

@@ -90,6 +90,11 @@ def read_oom_score_adj(pid: int) -> int:
     return int(read_process_file(pid, "oom_score_adj"))
 
 
+def read_uids(pid: int) -> frozenset[int]:
+    """Real, effective, saved and file system's user ids. Raises ProcessGoneError, NotPermittedError, FormatError."""
+    return formats.parse_status_uids(read_process_file(pid, "status"))
+
+
 def thread_ids(pid: int) -> list[int]:
     """The threads of a process, the leader among them. Raises ProcessGoneError, NotPermittedError."""
     try:

@@ -58,6 +58,28 @@ def mlockall(flags: int) -> None:
         raise _failed("mlockall")
 
 
+def inotify_init() -> int:
+    """A descriptor on which changes of watched directories can be read (inotify(7)); non-blocking. Raises OSError."""
+    descriptor = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if descriptor < 0:
+        raise _failed("inotify_init1")
+    return descriptor
+
+
+def inotify_add_watch(descriptor: int, path: bytes, mask: int) -> int:
+    """Watch a directory; the number of the watch. `mask` are IN_*. Raises OSError: ENOENT, ENOSPC for too many."""
+    watch = int(_libc.inotify_add_watch(ctypes.c_int(descriptor), path, ctypes.c_uint32(mask)))
+    if watch < 0:
+        raise _failed("inotify_add_watch")
+    return watch
+
+
+def inotify_rm_watch(descriptor: int, watch: int) -> None:
+    """Watch it no more. Raises OSError: EINVAL if its directory is gone, which ended it."""
+    if _libc.inotify_rm_watch(ctypes.c_int(descriptor), ctypes.c_int(watch)) != 0:
+        raise _failed("inotify_rm_watch")
+
+
 def process_mrelease(pidfd: int) -> None:
     """Free the memory of a process that is being killed, without waiting for its exit (since 5.15).
 
