@@ -79,6 +79,10 @@ class ProvenProcess:
         except PermissionError as error:
             raise NotPermittedError(self.identity.pid, "signal") from error
 
+    def check(self) -> None:
+        """That it is still there: what was opened by its number since is its own. Raises ProcessGoneError."""
+        self._signal(0)
+
     def fileno(self) -> int:
         """The pidfd: readable once the process has exited (pidfd_open(2))."""
         return self._pidfd
