@@ -137,6 +137,9 @@ def _entries(config: Config, tree: Tree) -> Iterator[_Entry]:
             yield _Entry(key, getattr(spec, field), origin, adds and origin is not None)
     for name, (field, _) in schema.MACHINE_KEYS.items():
         yield _Entry(("machine", name), getattr(config.machine, field), tree.origins.get(("machine", name)))
+    for name, (field, _) in schema.NOTIFICATION_KEYS.items():
+        top = ("notifications", name)
+        yield _Entry(top, getattr(config.notifications, field), tree.origins.get(top))
 
 
 def _chosen(entries: list[_Entry], wanted: str | None) -> list[_Entry]:
@@ -193,6 +196,8 @@ def _line(name: str, entry: _Entry) -> str:
 
 
 def _value_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list):
         return _list_text([string_text(each) for each in value])
     return string_text(value) if isinstance(value, str) else str(value)

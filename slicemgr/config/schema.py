@@ -9,9 +9,11 @@ from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from slicemgr.config import ConfigError, Key, Tree, key_text, one_line, shortened, values
+from slicemgr.model.notice import NotificationSpec
 from slicemgr.model.quantity import Percent
 from slicemgr.model.slice import Auto, MachineSpec, SliceKind, SliceSpec, VictimRule
 from slicemgr.model.spec import SpecError, slice_unit_name
+from slicemgr.model.vital import VITAL_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +23,10 @@ class Config:
     slices: tuple[SliceSpec, ...]
     """build, app and session, always; then the user's own, in the order of the files."""
     machine: MachineSpec
+    notifications: NotificationSpec = dataclasses.field(default_factory=NotificationSpec)
 
 
-PROTECTED: Final = (
-    # GNOME, and what is built like it. The kernel keeps 15 bytes of a name: gnome-session-binary is gnome-session-b.
-    "gnome-shell", "gnome-session*", "mutter*", "cinnamon*", "mate-session", "marco", "budgie-*",
-    "gala", "phosh", "phoc",
-    # KDE: kwin_wayland_wrapper is kwin_wayland_wr there, startplasma-wayland startplasma-way.
-    "kwin_*", "plasmashell", "plasma_session", "startplasma-*", "ksmserver", "kded[56]", "kscreenlocker_*",
-    # Other compositors, window managers and their sessions. Without its locker a Wayland screen stays locked for ever.
-    "sway", "swaylock", "Hyprland", "hyprlock", "weston", "labwc", "wayfire", "river", "niri", "cage", "cosmic-*",
-    "xfwm4", "xfce4-session", "lxqt-session", "lxsession", "openbox", "i3", "awesome", "enlightenment",
-    # What all of them stand on; with sound, because a call that breaks off is the session to who is in it.
-    "Xorg", "Xwayland", "dbus-daemon", "dbus-broker*", "systemd", "(sd-pam)",
-    "pipewire*", "wireplumber", "pulseaudio", "slicemgr",
-)  # fmt: skip
+PROTECTED: Final = VITAL_NAMES
 """Names (comm) of processes whose end is the end of the session: never taken from a slice of kind app or session. The
 configuration adds to them and can't take any away: this is the promise, not a preference."""
 
@@ -86,6 +77,9 @@ DEFAULT_MACHINE: Final = MachineSpec(
     memory_available=Percent(500),
     swap_free=Percent(1000),
     session_reserve=Auto.AUTO,
+    # Half of the machine: the compositor goes only when it holds more than that, and then it should. -1000 would be
+    # for ever, and a compositor that leaks takes everything else first.
+    vital_oom_score_adj=-500,
 )
 
 _SYSTEMDS: Final = frozenset({"user", "system", "machine"})
@@ -114,8 +108,14 @@ MACHINE_KEYS: Final[Keys] = {
     "memory_available": ("memory_available", values.read_threshold),
     "swap_free": ("swap_free", values.read_threshold),
     "session_reserve": ("session_reserve", values.read_reserve),
+    "vital_oom_score_adj": ("vital_oom_score_adj", values.read_vital_adj),
 }
 """What the table [machine] may hold: key -> field of MachineSpec, and its reader."""
+
+NOTIFICATION_KEYS: Final[Keys] = {
+    "enabled": ("enabled", values.read_switch),
+}
+"""What the table [notifications] may hold: key -> field of NotificationSpec, and its reader."""
 
 
 def read(tree: Tree) -> Config:
@@ -137,7 +137,7 @@ class _Reading:
         self._tree = tree
 
     def config(self) -> Config:
-        self._refuse_unknown((), self._tree.values, {"slice", "machine"})
+        self._refuse_unknown((), self._tree.values, {"slice", "machine", "notifications"})
         specs = {spec.unit: spec for spec in DEFAULTS.values()}
         named: dict[str, str] = {}
         for name, content in self._table(("slice",), self._tree.values.get("slice", {})).items():
@@ -158,10 +158,11 @@ class _Reading:
                 continue
             named[unit] = name
             specs[unit] = self._slice(key, unit, self._table(key, content))
-        machine = self._fields(
-            ("machine",), self._table(("machine",), self._tree.values.get("machine", {})), MACHINE_KEYS
-        )
-        return Config(tuple(specs.values()), dataclasses.replace(DEFAULT_MACHINE, **machine))
+        machine = dataclasses.replace(DEFAULT_MACHINE, **self._top("machine", MACHINE_KEYS))
+        return Config(tuple(specs.values()), machine, NotificationSpec(**self._top("notifications", NOTIFICATION_KEYS)))
+
+    def _top(self, name: str, known: Keys) -> dict[str, Any]:
+        return self._fields((name,), self._table((name,), self._tree.values.get(name, {})), known)
 
     def _slice(self, key: Key, unit: str, table: Mapping[str, object]) -> SliceSpec:
         fields = self._fields(key, table, SLICE_KEYS)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from slicemgr.config import string_text
+from slicemgr.model.process import OOM_SCORE_ADJ_MIN
 from slicemgr.model.quantity import Amount, NoLimit, Percent, QuantityError, parse_amount
 from slicemgr.model.slice import Auto, SliceAmount
 
@@ -121,6 +122,15 @@ def read_reserve(value: object) -> SliceAmount:
     return amount
 
 
+def read_vital_adj(value: object) -> int:
+    """vital_oom_score_adj: never -1000, which is for ever, and above 0 they would go before all others."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RefusedError(f"must be a whole number from -999 to 0, and is {kind_of(value)}; try -500")
+    if not OOM_SCORE_ADJ_MIN < value <= 0:
+        raise RefusedError(f"{value} is not from -999 to 0; try {-999 if value < 0 else 0}")
+    return value
+
+
 def read_tasks(value: object) -> Amount:
     """tasks_max: a count, so without suffixes."""
     hint = 'try a number from 1 on, a share such as "25%", or "max"'
@@ -174,6 +184,13 @@ def read_patterns(value: object) -> tuple[str, ...]:
             cut = name[:_LONGEST_COMM].decode(errors="ignore")
             raise RefusedError(f"'{each}' matches no process, since the kernel keeps 15 bytes of a name; try '{cut}'")
     return tuple(value)
+
+
+def read_switch(value: object) -> bool:
+    """enabled: on or off."""
+    if not isinstance(value, bool):
+        raise RefusedError(f"must be true or false, and is {kind_of(value)}; try true")
+    return value
 
 
 def read_choice(choices: type[_Choice], value: object) -> _Choice:

@@ -5,6 +5,22 @@ import enum
 from dataclasses import dataclass
 
 
+def owner_of(cgroup: str) -> int:
+    """Whose a cgroup is by where it is: a user's below user-UID.slice, else root's."""
+    parts = cgroup.split("/")
+    if len(parts) > 2 and parts[1] == "user.slice":
+        uid = parts[2].removeprefix("user-").removesuffix(".slice")
+        if parts[2] == f"user-{uid}.slice" and uid.isascii() and uid.isdigit():
+            return int(uid)
+    return 0
+
+
+def login_session_of(cgroup: str) -> str:
+    """login1's id of the session whose scope a cgroup is; empty if it is none."""
+    name = cgroup.rpartition("/")[2]
+    return name[8:-6] if name.startswith("session-") and name.endswith(".scope") else ""
+
+
 def is_below(cgroup: str, ancestor: str) -> bool:
     """Whether a cgroup is this one or below it, by their paths as /proc/PID/cgroup tells them."""
     return cgroup == ancestor or cgroup.startswith(ancestor.rstrip("/") + "/")

@@ -72,6 +72,8 @@ class MachineSpec:
     """... and less than this share of the swap is free, or there is none."""
     session_reserve: SliceAmount
     """What `auto` leaves to the session."""
+    vital_oom_score_adj: int
+    """What the system's daemon sets for the vital processes of a session, -999 to 0; 0: they are left as they are."""
 
 
 def slice_path(root: str, unit: str) -> str:

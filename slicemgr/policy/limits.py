@@ -74,6 +74,37 @@ def is_default_high(high_bytes: int | None, max_bytes: int | None) -> bool:
     return high_bytes is not None and max_bytes is not None and high_bytes == high_below(max_bytes)
 
 
+def following_high(
+    new_max_bytes: int | None, high_bytes: int | None, max_bytes: int | None, *, has_own_high: bool
+) -> tuple[int | None] | None:
+    """memory.high for a new memory.max that was asked for alone: (bytes,), or (None,) for none; None: it stays.
+
+    It follows if it stood where `high_below` puts it, or would be above the new limit. Else the kernel's OOM killer is
+    the first at that limit: it takes the biggest, and asks for no parent. `has_own_high`: one like this gets a
+    memory.high with its memory.max, as a build or a job does.
+    """
+    had_default = is_default_high(high_bytes, max_bytes) or (has_own_high and high_bytes is None and max_bytes is None)
+    is_above = high_bytes is not None and new_max_bytes is not None and high_bytes > new_max_bytes
+    if not had_default and not is_above:
+        return None
+    return (None if new_max_bytes is None else high_below(new_max_bytes),)
+
+
+def quarter_more(high_bytes: int | None, max_bytes: int | None, total_bytes: int) -> tuple[int | None, int | None]:
+    """memory.high and memory.max with a quarter more, at most all of the machine's memory; None is no limit."""
+    most = None if max_bytes is None else _raised(max_bytes, total_bytes)
+    if high_bytes is None:
+        return None, most
+    if most is not None and is_default_high(high_bytes, max_bytes):
+        return max(high_below(most), high_bytes), most
+    high = _raised(high_bytes, total_bytes)
+    return (high if most is None else min(high, most)), most
+
+
+def _raised(limit_bytes: int, total_bytes: int) -> int:
+    return max(limit_bytes, min(_whole_pages(limit_bytes * 5 // 4), total_bytes))
+
+
 def _whole_pages(size_bytes: int) -> int:
     return size_bytes - size_bytes % _PAGE_BYTES
 

@@ -103,7 +103,8 @@ def test_whose_without_an_option(
         ("slice.build.memory_max", 'slice.build.memory_max = "auto"  # default\n'),
         ("machine.swap_free", 'machine.swap_free = "10%"  # default\n'),
         ("slice.build.io_weight", "# slice.build.io_weight is not set: systemd's own holds\n"),
-        ("machine", '[machine]\nmemory_available = "5%"  # default\nswap_free = "10%"  # default\nsession_reserve = "auto"  # default\n'),
+        ("machine", '[machine]\nmemory_available = "5%"  # default\nswap_free = "10%"  # default\nsession_reserve = "auto"  # default\nvital_oom_score_adj = -500  # default\n'),
+        ("notifications", "notifications.enabled = true  # default\n"),
     ],
 )  # fmt: skip
 def test_one_key(home: Path, capsys: pytest.CaptureFixture[str], key: str, shown: str) -> None:
@@ -189,7 +190,7 @@ def test_a_broken_configuration_is_not_shown(home: Path, capsys: pytest.CaptureF
     [
         ("", 0, "FILE: fine\n", ""),
         ("[slice.build]\nmemory_max = '4G'\n", 0, "FILE: fine\n", ""),
-        ("a = 1\nb = 2\n", 1, "", "FILE:1: a: no such key; try one of machine, slice\nFILE:2: b: no such key; try one of machine, slice\n"),
+        ("a = 1\nb = 2\n", 1, "", "FILE:1: a: no such key; try one of machine, notifications, slice\nFILE:2: b: no such key; try one of machine, notifications, slice\n"),
         ("[slice.build\n", 1, "", "FILE:1:13: Expected ']' at the end of a table declaration; try quotes, as in kind = \"build\"\n"),
         (None, 1, "", "FILE: no such file; try another path\n"),
     ],
@@ -234,7 +235,8 @@ TABLES = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 CONTENTS = st.fixed_dictionaries({
     "slice": st.dictionaries(st.sampled_from(["build", "app.slice", "agent", "my.own", "a:b", "x" * 240]), TABLES),
-    "machine": st.fixed_dictionaries({}, optional={"memory_available": st.sampled_from(["5%", 12345, "1G"]), "session_reserve": st.just("2G")}),
+    "machine": st.fixed_dictionaries({}, optional={"memory_available": st.sampled_from(["5%", 12345, "1G"]), "session_reserve": st.just("2G"), "vital_oom_score_adj": st.integers(-999, 0)}),
+    "notifications": st.fixed_dictionaries({}, optional={"enabled": st.booleans()}),
 })  # fmt: skip
 
 
@@ -242,7 +244,11 @@ def as_toml(content: dict[str, dict[str, Any]]) -> str:
     def value(each: Any) -> str:
         return json.dumps(each, ensure_ascii=False)  # For these values JSON is TOML.
 
-    lines = [f"{key_text(('machine', name))} = {value(each)}\n" for name, each in content["machine"].items()]
+    lines = [
+        f"{key_text((table, name))} = {value(each)}\n"
+        for table in ("machine", "notifications")
+        for name, each in content[table].items()
+    ]
     for name, table in content["slice"].items():
         lines += [f"[{key_text(('slice', name))}]\n", *(f"{key} = {value(each)}\n" for key, each in table.items())]
     return "".join(lines)

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicemgr.config import ConfigError, Origin, Tree, files
-from slicemgr.config.schema import DEFAULT_MACHINE, DEFAULTS, MACHINE_KEYS, PROTECTED, SLICE_KEYS, Config, read
+from slicemgr.config.schema import (
+    DEFAULT_MACHINE,
+    DEFAULTS,
+    MACHINE_KEYS,
+    NOTIFICATION_KEYS,
+    PROTECTED,
+    SLICE_KEYS,
+    Config,
+    read,
+)
 from slicemgr.config.values import parse_duration
 from slicemgr.model.quantity import NoLimit, Percent, QuantityError
 from slicemgr.model.slice import Auto, SliceKind, SliceSpec, VictimRule
@@ -164,14 +173,20 @@ def test_what_can_not_be_meant(key: str, value: object, message: str) -> None:
         ({"machine": {"swap": 1}}, "machine.swap: no such key; try swap_free"),
         ({"machine": {"memory_available": "max"}}, 'machine.memory_available: "max" would be short for ever; try "5%"'),
         ({"machine": {"session_reserve": "100%"}}, 'machine.session_reserve: the whole machine in reserve leaves builds nothing; try "10%"'),
+        ({"machine": {"vital_oom_score_adj": -1000}}, "machine.vital_oom_score_adj: -1000 is not from -999 to 0; try -999"),
+        ({"machine": {"vital_oom_score_adj": 1}}, "machine.vital_oom_score_adj: 1 is not from -999 to 0; try 0"),
+        ({"machine": {"vital_oom_score_adj": "low"}},
+         "machine.vital_oom_score_adj: must be a whole number from -999 to 0, and is a text; try -500"),
+        ({"notifications": {"enabled": "yes"}}, "notifications.enabled: must be true or false, and is a text; try true"),
+        ({"notifications": True}, "notifications: must be a table, and is true or false; try [notifications]"),
         ({"slice": {"user": {"memory_max": "90%"}}},
          "slice.user: is systemd's own, with sessions or services in it; try [slice.build]"),
         ({"slice": {"system-ci": {}}},
          "slice.system-ci: is systemd's own, with sessions or services in it; try [slice.build]"),
         ({"slices": {}}, "slices: no such key; try slice"),
         ({"agent": {"memory_max": "8G"}}, "agent: no such key; try [slice.agent]"),
-        ({"log_level": 3}, "log_level: no such key; try one of machine, slice"),
-        ({"\x1b[2J": 3}, '"\\u001b[2J": no such key; try one of machine, slice'),
+        ({"log_level": 3}, "log_level: no such key; try one of machine, notifications, slice"),
+        ({"\x1b[2J": 3}, '"\\u001b[2J": no such key; try one of machine, notifications, slice'),
         ({"slice": {"a b": {}}}, "slice.\"a b\": 'a b' is no slice name; try letters, digits, '.', '_' and '-', as in build or app-ci"),
         ({"slice": {"build": {}, "build.slice": {}}}, 'slice."build.slice": is the same slice as slice.build; try one table for both'),
         ({"slice": {"x" * 300: {}}}, f'slice."{"x" * 59}…": is longer than 255 characters; try a short name'),
@@ -228,7 +243,7 @@ def test_errors_of_files_are_told_too() -> None:
         read(tree)
     assert caught.value.lines == (
         "/f: can't be read; try again",
-        "/g:7: colour: no such key; try one of machine, slice",
+        "/g:7: colour: no such key; try one of machine, notifications, slice",
     )
 
 
@@ -303,7 +318,7 @@ SCALARS = (
     | st.sampled_from(["8G", "60%", "auto", "max", "5s", "whole-job", "build", "app", "session", 100, 1 << 30, 10**60])
 )  # fmt: skip
 NAMES = st.text(max_size=20) | st.sampled_from(
-    ["slice", "machine", "build", "build.slice", "app", *SLICE_KEYS, *MACHINE_KEYS]
+    ["slice", "machine", "build", "build.slice", "app", "notifications", *SLICE_KEYS, *MACHINE_KEYS, *NOTIFICATION_KEYS]
 )
 VALUES = st.recursive(
     SCALARS,
@@ -346,7 +361,7 @@ def test_there_are_examples() -> None:
 def test_the_manual_has_every_key_and_every_protected_name() -> None:
     """docs/configuration.md can't fall behind."""
     manual = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
-    for key in (*SLICE_KEYS, *MACHINE_KEYS):
+    for key in (*SLICE_KEYS, *MACHINE_KEYS, *NOTIFICATION_KEYS):
         assert f"`{key}`" in manual
     for word in (*VictimRule, *SliceKind):
         assert f'`"{word.value}"`' in manual

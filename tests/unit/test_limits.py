@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from slicemgr.model.cgroup import MemoryLimits
 from slicemgr.model.quantity import Amount, NoLimit, Percent
 from slicemgr.model.spec import JobSpec, SpecError, slice_unit_name
-from slicemgr.policy.limits import LEAST_MAX_BYTES, high_below, is_default_high, resolve
+from slicemgr.policy.limits import (
+    LEAST_MAX_BYTES,
+    following_high,
+    high_below,
+    is_default_high,
+    quarter_more,
+    resolve,
+)
 from tests.unit.samples import MIB
 
 TOTAL, AVAILABLE = 1000 * MIB, 700 * MIB
@@ -105,6 +112,39 @@ def test_memory_high_is_where_the_kernel_slows_down(limit: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ((None, None), (None, None)),
+        ((None, 800 * MIB), (None, 1000 * MIB)),
+        ((400 * MIB, None), (500 * MIB, None)),
+        ((400 * MIB, 800 * MIB), (500 * MIB, 1000 * MIB)),
+        # Nobody asked for this one: it stays where it stands for the new limit.
+        ((high_below(800 * MIB), 800 * MIB), (high_below(1000 * MIB), 1000 * MIB)),
+        # Not beyond the machine's.
+        ((None, 3000 * MIB), (None, 3200 * MIB)),
+        ((3000 * MIB, 3100 * MIB), (3200 * MIB, 3200 * MIB)),
+        ((None, 4000 * MIB), (None, 4000 * MIB)),
+    ],
+)
+def test_a_quarter_more(before: tuple[int | None, int | None], now: tuple[int | None, int | None]) -> None:
+    assert quarter_more(*before, 3200 * MIB) == now
+
+
+SOME_BYTES = st.none() | st.integers(LEAST_MAX_BYTES, 1 << 50)
+
+
+@given(SOME_BYTES, SOME_BYTES, st.integers(LEAST_MAX_BYTES, 1 << 50))
+def test_more_is_never_less(high: int | None, most: int | None, total: int) -> None:
+    """And memory.high never above memory.max, if it was not before."""
+    new_high, new_most = quarter_more(high, most, total)
+    assert (new_high is None, new_most is None) == (high is None, most is None)
+    assert (new_most or 0) >= (most or 0)
+    if high is not None and new_high is not None and (most is None or high <= most):
+        assert new_high >= high
+        assert new_most is None or new_high <= new_most
+
+
+@pytest.mark.parametrize(
     ("text", "unit"), [("build", "build.slice"), ("build.slice", "build.slice"), ("app-ci", "app-ci.slice")]
 )
 def test_slice_names(text: str, unit: str) -> None:
@@ -117,3 +157,35 @@ def test_what_is_no_slice_name(text: str) -> None:
     """systemd would refuse them later, and not as clearly."""
     with pytest.raises(SpecError, match=r"(; try | in a slice name )"):
         slice_unit_name(text)
+
+
+@pytest.mark.parametrize(
+    ("new", "high", "most", "has_own_high", "follows"),
+    [
+        # It stood where we have it.
+        (80 * MIB, high_below(100 * MIB), 100 * MIB, False, (high_below(80 * MIB),)),
+        (200 * MIB, high_below(100 * MIB), 100 * MIB, False, (high_below(200 * MIB),)),
+        (None, high_below(100 * MIB), 100 * MIB, False, (None,)),
+        # Nobody has set a limit yet.
+        (80 * MIB, None, None, True, (high_below(80 * MIB),)),
+        (80 * MIB, None, None, False, None),
+        # Somebody has asked for it: it stays, but never above the new limit, where the kernel would be first.
+        (80 * MIB, 50 * MIB, 100 * MIB, True, None),
+        (80 * MIB, 80 * MIB, 100 * MIB, True, None),
+        (80 * MIB, 81 * MIB, 100 * MIB, False, (high_below(80 * MIB),)),
+        (None, 50 * MIB, 100 * MIB, True, None),
+        (80 * MIB, None, 100 * MIB, True, None),
+    ],
+)
+def test_high_follows_a_new_max(
+    new: int | None, high: int | None, most: int | None, has_own_high: bool, follows: tuple[int | None] | None
+) -> None:
+    assert following_high(new, high, most, has_own_high=has_own_high) == follows
+
+
+@given(st.integers(1 << 20, 1 << 40), st.integers(1 << 20, 1 << 40), st.integers(1 << 20, 1 << 40), st.booleans())
+def test_high_never_stays_above(new: int, high: int, most: int, has_own_high: bool) -> None:
+    follows = following_high(new, high, most, has_own_high=has_own_high)
+    now = high if follows is None else follows[0]
+    assert now is not None
+    assert now <= new
