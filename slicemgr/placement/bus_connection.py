@@ -250,6 +250,17 @@ class Connection:
             raise NoManagerError(error.strerror or "connection lost", error.errno or 0) from error
 
 
+def first_unix_socket(addresses: str | None) -> str | None:
+    """The first unix socket of a list of D-Bus addresses: `unix:path=/run/user/1000/bus,guid=...;...`."""
+    for address in (addresses or "").split(";"):
+        transport, _, settings = address.partition(":")
+        for setting in settings.split(","):
+            key, _, value = setting.partition("=")
+            if transport == "unix" and key in {"path", "abstract"} and value and "%" not in value:
+                return value if key == "path" else f"\0{value}"
+    return None
+
+
 def _header_fields(header: bytes, order: str) -> dict[int, Any]:
     """The fields by their number. Raises FormatError for a known one of a wrong type."""
     fields = {}

@@ -80,18 +80,20 @@ def open_job(
     memory_high: int | None = None,
     memory_max: int | None = None,
     memory_swap_max: int | None = None,
+    tree: Sequence[int] = (),
     beside: Sequence[int] = (),
+    unit: str = "",
     is_user: bool,
 ) -> JobHandle:
-    """Put a held process into a scope of its own, and those that go `beside` it into a cgroup within that.
+    """Put a process into a scope of its own with its `tree`, and those that go `beside` it into a cgroup within that.
 
-    Limits in bytes; None is no limit of the job's own. Raises BusError, JobFailedError, PlacementError or OSError: the
-    process is where it was, or gone.
+    Limits in bytes; None is no limit of the job's own. `unit`: the scope's name, for what is no job. Raises BusError,
+    JobFailedError, PlacementError or OSError: the process is where it was, or gone.
     """
     properties: dict[str, Any] = {
         "Description": description(command) or name,
         "Slice": slice_name,
-        "PIDs": [pid, *beside],
+        "PIDs": [pid, *tree, *beside],
         "Delegate": True,
         "CollectMode": "inactive-or-failed",
         "OOMPolicy": "continue",
@@ -99,7 +101,10 @@ def open_job(
     }
     limits = {"MemoryHigh": memory_high, "MemoryMax": memory_max, "MemorySwapMax": memory_swap_max}
     properties.update({key: limit for key, limit in limits.items() if limit is not None})
-    unit, left_out = _start_scope(manager, name, pid, properties)
+    if unit:
+        left_out = manager.start_transient_unit(unit, properties)
+    else:
+        unit, left_out = _start_scope(manager, name, pid, properties)
     cgroup = cgroup_of(pid)
     if not cgroup.endswith(f"/{unit}"):
         raise PlacementError(f"systemd made {unit} but left process {pid} in {cgroup}; try --backend embedded")

@@ -10,7 +10,14 @@ from __future__ import annotations
 import os
 import time
 
-from slicemgr.placement.bus_connection import BUS_NAME, BUS_PATH, Connection, ManagerError, NoManagerError
+from slicemgr.placement.bus_connection import (
+    BUS_NAME,
+    BUS_PATH,
+    Connection,
+    ManagerError,
+    NoManagerError,
+    first_unix_socket,
+)
 from slicemgr.placement.turn import Turn
 
 TYPE_CHECKING = False
@@ -53,6 +60,8 @@ ManagedOOMPreference from 248."""
 
 UNIT_EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
 NO_SUCH_UNIT: Final = "org.freedesktop.systemd1.NoSuchUnit"
+PROCESS_UNKNOWN: Final = "org.freedesktop.DBus.Error.UnixProcessIdUnknown"
+"""Of a list of processes one has ended: nobody was moved (unit_pid_attachable in systemd's core/unit.c)."""
 _REFUSES_PROPERTY: Final = frozenset(
     {
         "org.freedesktop.DBus.Error.PropertyReadOnly",  # "Cannot set property %s, or unknown property."
@@ -65,8 +74,7 @@ _NAME: Final = "org.freedesktop.systemd1"
 _PATH: Final = "/org/freedesktop/systemd1"
 _MANAGER: Final = "org.freedesktop.systemd1.Manager"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
-_LABEL_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_UNIT_CHARACTERS: Final = _LABEL_CHARACTERS | frozenset(":_.")
+_UNIT_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.")
 
 
 class JobFailedError(Exception):
@@ -101,7 +109,7 @@ def connect(
         private, bus = "/run/systemd/private", "/run/dbus/system_bus_socket"
     else:
         home = runtime_dir or f"/run/user/{uid}"
-        private, bus = f"{home}/systemd/private", _bus_address(session_bus) or f"{home}/bus"
+        private, bus = f"{home}/systemd/private", first_unix_socket(session_bus) or f"{home}/bus"
     turn = _turn(uid, private) if in_turn else None
     try:
         return Manager(_first_connected(private, bus), turn)
@@ -133,17 +141,6 @@ def _connected(address: str, *, is_bus: bool) -> Connection:
         connection.close()
         raise NoManagerError("it is in another PID namespace")
     return connection
-
-
-def _bus_address(addresses: str | None) -> str | None:
-    """The first unix socket of a list of D-Bus addresses: `unix:path=/run/user/1000/bus,guid=...;...`."""
-    for address in (addresses or "").split(";"):
-        transport, _, settings = address.partition(":")
-        for setting in settings.split(","):
-            key, _, value = setting.partition("=")
-            if transport == "unix" and key in {"path", "abstract"} and value and "%" not in value:
-                return value if key == "path" else f"\0{value}"
-    return None
 
 
 class Manager:
@@ -195,9 +192,17 @@ class Manager:
         (job,) = self._manager("StopUnit", "ss", (unit, "replace"))
         self._wait_for(job, unit)
 
+    def begin_stop(self, unit: str) -> None:
+        """Stop it: SIGTERM, and SIGKILL after TimeoutStopUSec. Does not wait for its end."""
+        self._manager("StopUnit", "ss", (unit, "replace"))
+
     def set_unit_properties(self, unit: str, properties: Mapping[str, Any]) -> None:
         """Change a living unit until the next boot (runtime)."""
         self._manager("SetUnitProperties", "sba(sv)", (unit, True, _settings(properties)))
+
+    def attach_processes(self, unit: str, pids: Sequence[int]) -> None:
+        """Move processes into a unit that has Delegate=yes; systemd refuses others' (org.freedesktop.systemd1(5))."""
+        self._manager("AttachProcessesToUnit", "ssau", (unit, "", list(pids)))
 
     def get_unit(self, unit: str) -> str:
         """The object path of a loaded unit; ManagerError NO_SUCH_UNIT if it is not."""
@@ -249,11 +254,9 @@ def _settings(properties: Mapping[str, Any]) -> Iterable[tuple[str, tuple[str, A
 
 def unit_path(unit: str) -> str:
     """`build.slice` -> `/org/freedesktop/systemd1/unit/build_2eslice` (bus_label_escape)."""
-    label = "".join(
-        chr(byte) if chr(byte) in _LABEL_CHARACTERS and (at or not chr(byte).isdigit()) else f"_{byte:02x}"
-        for at, byte in enumerate(unit.encode(errors="surrogateescape"))
-    )
-    return f"{_PATH}/unit/{label or '_'}"
+    from slicemgr.model.object_path import label
+
+    return f"{_PATH}/unit/{label(unit)}"
 
 
 def escape(text: str, longest: int = 200) -> str:

@@ -13,9 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicemgr.placement.bus_connection import BUS_NAME, BUS_PATH, Connection, ManagerError, NoManagerError
+from slicemgr.placement.bus_connection import (
+    BUS_NAME,
+    BUS_PATH,
+    Connection,
+    ManagerError,
+    NoManagerError,
+    first_unix_socket,
+)
 from slicemgr.placement.bus_wire import DEEPEST, FormatError, complete_types, pack, unpack
-from slicemgr.placement.systemd1 import _bus_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,7 +227,7 @@ def test_big_endian_peers() -> None:
 )
 def test_bus_addresses(addresses: str | None, path: str | None) -> None:
     """As they stand in $DBUS_SESSION_BUS_ADDRESS."""
-    assert _bus_address(addresses) == path
+    assert first_unix_socket(addresses) == path
 
 
 @pytest.fixture
