@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from tests.bus.private_bus import PrivateBus
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -75,6 +77,15 @@ def hog() -> Iterator[Callable[..., Hog]]:
             return started
 
         yield start
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[PrivateBus]:
+    """A bus of one's own; it runs."""
+    made = PrivateBus(tmp_path)
+    made.start()
+    yield made
+    made.kill()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -14,7 +14,15 @@ PYTHON_TOOLS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
 }
-SCRIPTS = [".ci/prepare", ".ci/run", "examples/try", "tests/run", "slicemgr/completions/slicemgr.bash"]
+SCRIPTS = [
+    ".ci/prepare",
+    ".ci/run",
+    "examples/desktop/desktop.sh",
+    "examples/try",
+    "tests/run",
+    "slicemgr/completions/slicemgr.bash",
+    "units/pam/slicemgr-session.sh",
+]
 
 
 def passes(*command: str) -> None:
@@ -39,7 +47,10 @@ def test_shell(script: str) -> None:
 def test_every_file_says_its_licence() -> None:
     """One line, where a tool finds it."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    endings = (".py", ".cpp", ".hpp", "Makefile", ".slice", ".service", ".conf", ".toml", ".bash", ".fish", "_slicemgr")
+    endings = (
+        *(".py", ".cpp", ".hpp", "Makefile", ".toml", ".bash", ".fish", ".sh", "_slicemgr"),
+        *(".slice", ".service", ".conf", ".policy", ".desktop"),
+    )
     files = [ROOT / name for name in tracked if name.endswith(endings) and name != "pyproject.toml"]
     without = [
         str(file) for file in files if "SPDX-License-Identifier: LGPL-2.1-or-later" not in file.read_text()[:200]
