@@ -5,15 +5,17 @@ The numbers are read at one instant, and the guard will read them anew: this is 
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir, cgroup_of
 from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError
+from slicemgr.model.process import ProcessIdentity
 from slicemgr.model.slice import SliceSpec, VictimRule, slice_path, with_inner_protection
 from slicemgr.policy.ranking import Ranking, rank
+from slicemgr.service.command_lines import read_command_lines
 from slicemgr.service.guard import KillRules
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.overview import (
@@ -23,7 +25,6 @@ from slicemgr.service.overview import (
     find_slice,
     is_job_scope,
     nearest_name,
-    read_command_lines,
     usage_of,
 )
 
@@ -109,14 +110,16 @@ def explain(
     mount: str = MOUNT,
     next_ones: int = 3,
     asking_pid: int | None = None,
+    spared: Callable[[], frozenset[ProcessIdentity]] = frozenset,
 ) -> Explanation:
     """Judge one cgroup as its guard would; without a spec by the rule of a job.
 
-    `ourselves`: the guard, and all that it comes from. `asking_pid` is left out: it will be gone in a moment.
+    `ourselves`: the guard, and all that it comes from. `asking_pid` is left out: it will be gone in a moment. `spared`
+    are never taken, as the daemon's guards have it.
     Raises CgroupGoneError, CgroupNotPermittedError, NotSupportedError, FormatError.
     """
     rules = KillRules() if spec is None else KillRules(spec.victim, spec.grace_seconds)
-    managed = ManagedSlice(path, rules=rules, protect=() if spec is None else spec.protect)
+    managed = ManagedSlice(path, rules=rules, protect=() if spec is None else spec.protect, spared=spared)
     with CgroupDir.open(path, mount) as cgroup:
         usage = usage_of(cgroup)
         table = procfs.snapshot(cgroup.members() - {asking_pid})

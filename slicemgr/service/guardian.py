@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who outlives slicemgr, also one that was SIGKILLed: a child that lifts memory.high of what nobody guards any more.
+"""Who outlives slicemgr, also one that was SIGKILLed: a child that lifts memory.high of what nobody guards any more,
+and thaws what we had paused.
 
 A cgroup of ours is throttled below its memory.max so that we have time to choose. Without us nobody chooses, and a job
 that has reached memory.high would crawl for minutes. So a small process waits for our end, on a pipe that only we
@@ -21,10 +22,13 @@ NAME = "slicemgr-keeper"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     Keeper = Callable[[Sequence[str]], object]
     """Told the cgroups whose memory.high is lifted; whatever it raises is lost."""
+
+_FROZEN = b"!"
+"""Before a path in what it is told: every path begins with a slash."""
 
 KEEPER_SECONDS = 5
 """For the manager to answer at our end; TimeoutStopSec= of the unit is 10."""
@@ -57,9 +61,13 @@ class Guardian:
         """Its pid: a child of ours that ends after us."""
         return self._pid
 
-    def watch(self, cgroups: list[str]) -> None:
-        """From now on, if we die, memory.high of these is lifted; in place of those that were told before."""
-        lines = b"".join(os.fsencode(path) + b"\n" for path in cgroups)
+    def watch(self, throttled: Iterable[str], frozen: Iterable[str] = ()) -> None:
+        """From now on, if we die, memory.high of these is lifted, and those are thawed; in place of all told before.
+
+        From one thread at a time.
+        """
+        lines = b"".join(os.fsencode(path) + b"\n" for path in throttled)
+        lines += b"".join(_FROZEN + os.fsencode(path) + b"\n" for path in frozen)
         self._tell(b"=\n" + lines)
 
     def lift(self) -> None:
@@ -98,38 +106,48 @@ def _be_guardian(reading: int, mount: str, mask: frozenset[int] | None, also: Ke
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         text = b""
         while piece := os.read(reading, 65536):
-            text += piece
-        paths = to_lift(text)
-        for path in paths:
-            lift(path, mount)
-        if also is not None and paths:
+            text = since_last(text + piece)
+        throttled, frozen = left_behind(text)
+        for path in frozen:
+            _write(path, b"cgroup.freeze", b"0", mount)
+        for path in throttled:
+            _write(path, b"memory.high", b"max", mount)
+        if also is not None and throttled:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
             signal.alarm(KEEPER_SECONDS)
-            also([os.fsdecode(path) for path in paths])
+            also([os.fsdecode(path) for path in throttled])
     finally:
         os._exit(0)
 
 
-def to_lift(text: bytes) -> list[bytes]:
-    """The paths that were told last; a torn line is none."""
-    paths: list[bytes] = []
+def since_last(text: bytes) -> bytes:
+    """Without all that was told before the last time: somebody may pause and resume a job for years."""
+    return text[text.rfind(b"\n=\n") + 1 :]
+
+
+def left_behind(text: bytes) -> tuple[list[bytes], list[bytes]]:
+    """What was told last: the throttled, and the frozen; a torn line is none."""
+    throttled: list[bytes] = []
+    frozen: list[bytes] = []
     for line in text.split(b"\n")[:-1]:
         if line == b"=":
-            paths = []
+            throttled, frozen = [], []
+        elif line.startswith(_FROZEN):
+            frozen.append(line[len(_FROZEN) :])
         elif line:
-            paths.append(line)
-    return paths
+            throttled.append(line)
+    return throttled, frozen
 
 
-def lift(cgroup: bytes, mount: str = CGROUPS) -> None:
-    """Write `max` into memory.high; a cgroup that is gone, or no longer ours, needs nothing."""
+def _write(cgroup: bytes, name: bytes, text: bytes, mount: str) -> None:
+    """A cgroup that is gone, or no longer ours, needs nothing."""
     try:
-        descriptor = os.open(os.fsencode(mount) + cgroup + b"/memory.high", os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(os.fsencode(mount) + cgroup + b"/" + name, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        os.write(descriptor, b"max")
+        os.write(descriptor, text)
     except OSError:
         return
     finally:

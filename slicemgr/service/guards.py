@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from slicemgr.config.schema import Config
@@ -17,6 +18,7 @@ from slicemgr.kernel.machine import MachineReader
 from slicemgr.kernel.pressure import MACHINE, PressureThread, StallKind, open_trigger
 from slicemgr.kernel.watch import CgroupWatch
 from slicemgr.model.cgroup import is_below
+from slicemgr.model.process import ProcessIdentity
 from slicemgr.model.slice import SliceKind, SliceSpec, slice_path, with_inner_protection
 from slicemgr.policy.machine import Thresholds
 from slicemgr.policy.slice_limits import resolve_slice, thresholds
@@ -50,13 +52,25 @@ ABSENT_SECONDS: Final = 5.0
 class Guards:
     """What is guarded now. Belongs to the loop's thread, but for `names_of`."""
 
-    def __init__(self, config: Config, report: Callable[[Report], None], *, dry_run: bool, is_user: bool) -> None:
-        """To be made in the loop's thread. Raises OSError without /proc/meminfo."""
+    def __init__(
+        self,
+        config: Config,
+        report: Callable[[Report], None],
+        *,
+        dry_run: bool,
+        is_user: bool,
+        spared: Callable[[], frozenset[ProcessIdentity]] = frozenset,
+    ) -> None:
+        """To be made in the loop's thread. `spared`: who is never taken, in whatever slice.
+
+        Raises OSError without /proc/meminfo.
+        """
         self._config = config
         self._of_users = with_inner_protection(config.slices)
         self._report = report
         self._dry_run = dry_run
         self._is_user = is_user
+        self._spared = spared
         self._machine = MachineReader()
         self.total_bytes = self._machine.reading().total_bytes
         self._slices: dict[str, ManagedSlice] = {}
@@ -68,7 +82,7 @@ class Guards:
         self._watch = CgroupWatch()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._watch.fileno(), self._watch.dispatch)
-        self._pressure = PressureThread(loop.call_soon_threadsafe)
+        self.pressure = PressureThread(loop.call_soon_threadsafe)
         self._own_daemons: dict[int, tuple[float, bool]] = {}
 
     @staticmethod
@@ -78,7 +92,7 @@ class Guards:
 
     def guard(self, slices: Iterable[ManagedSlice], config: Config, tasks: asyncio.TaskGroup) -> None:
         """Guard these from now on, in place of those before; who is guarded already goes on undisturbed."""
-        self._slices = {each.cgroup: each for each in slices}
+        self._slices = {each.cgroup: replace(each, spared=self._spared) for each in slices}
         self._config = config
         self._of_users = with_inner_protection(config.slices)
         self._kill_paths = {
@@ -122,7 +136,8 @@ class Guards:
         if not fits:
             return None
         path = max(fits, key=len)
-        return managed_slice(paths[path], resolve_slice(paths[path], self._config.machine, self.total_bytes), path)
+        limits = resolve_slice(paths[path], self._config.machine, self.total_bytes)
+        return replace(managed_slice(paths[path], limits, path), spared=self._spared)
 
     def refusal(self, cgroup: str, uid: int) -> str | None:
         """Why this cgroup is not watched for this user, or None."""
@@ -162,7 +177,7 @@ class Guards:
 
     def close(self) -> None:
         """When all tasks have ended: they take out what they watch."""
-        self._pressure.close()
+        self.pressure.close()
         asyncio.get_running_loop().remove_reader(self._watch.fileno())
         self._watch.close()
 
@@ -213,7 +228,7 @@ class Guards:
         )
         try:
             trigger = open_trigger(MACHINE, StallKind.SOME, MACHINE_STALL_USEC, MACHINE_WINDOW_USEC)
-            self._pressure.add(trigger, guard.call, lambda: None)
+            self.pressure.add(trigger, guard.call, lambda: None)
             guard.is_called = True
         except (NotSupportedError, OSError, RuntimeError):
             pass  # It reads more often than it would have to, that is all.

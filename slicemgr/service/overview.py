@@ -9,24 +9,30 @@ import dataclasses
 import difflib
 import os
 import re
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir
-from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError, NotSupportedError
+from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError, CgroupRefusedError, NotSupportedError
 from slicemgr.kernel.features import Feature, find_mount, not_mounted
 from slicemgr.model.slice import SliceKind, SliceSpec, slice_path
+from slicemgr.service.command_lines import read_command_lines
 
 SYSTEM_ROOT: Final = "/"
 
-COMMAND_LINES_SECONDS: Final = 0.5
-"""All of them together take 30 us each. Who has not answered after this time stands still, and is shown by its name."""
+MOST_PLACES: Final = 1000
+"""Slices that are looked into below one manager, and scopes found there: a user may make as many as they like in their
+own tree, and the system's daemon looks at all users."""
 
-_UNSEEN: Final = (CgroupGoneError, CgroupNotPermittedError)
+LONGEST_MEANT: Final = 32
+MOST_COMPARED: Final = 20
+"""To compare two names of 200 letters takes 5 ms, and a daemon's loop has no time for 200 of them."""
+
+_UNSEEN: Final = (CgroupGoneError, CgroupNotPermittedError, CgroupRefusedError)
+"""Refused: a path longer than PATH_MAX, for whoever has nested slices that deep."""
 _SCOPE: Final = re.compile(r"slicemgr-(?P<name>.+)-(?P<pid>[1-9][0-9]{0,9})\.scope", re.ASCII)
 _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
@@ -101,14 +107,16 @@ def require_cgroup2(mount: str = MOUNT, proc: str = "/proc") -> None:
     raise NotSupportedError(lack.what, lack.hint)
 
 
-def look(specs: Iterable[SliceSpec], root: str, mount: str = MOUNT) -> tuple[SliceOverview, ...]:
+def look(
+    specs: Iterable[SliceSpec], root: str, mount: str = MOUNT, *, with_command_lines: bool = True
+) -> tuple[SliceOverview, ...]:
     """The configured slices in their order, then others that have jobs in them.
 
     Raises NotSupportedError without cgroup v2, and FormatError.
     """
     require_cgroup2(mount)
     kinds = {slice_path(root, spec.unit): spec.kind for spec in specs}
-    jobs = _jobs(root, mount)
+    jobs = _jobs(root, mount, with_command_lines)
     paths = [*kinds, *sorted({os.path.dirname(job.path) for job in jobs} - set(kinds))]
     return tuple(
         SliceOverview(
@@ -120,6 +128,38 @@ def look(specs: Iterable[SliceSpec], root: str, mount: str = MOUNT) -> tuple[Sli
         )
         for path in paths
     )
+
+
+def look_with_users(
+    specs: Sequence[SliceSpec], mount: str = MOUNT, *, with_command_lines: bool = True
+) -> tuple[SliceOverview, ...]:
+    """The slices of the system's manager, and those of all users, whom its daemon guards too. Raises as `look`.
+
+    The system's manager itself has no sessions, so of the configuration it has the builds alone.
+    """
+    managers = [([spec for spec in specs if spec.kind is SliceKind.BUILD], SYSTEM_ROOT)]
+    managers += [(list(specs), root) for root in user_roots(mount)]
+    return tuple(
+        each
+        for own, root in managers
+        for each in look(own, root, mount, with_command_lines=with_command_lines)
+        if root == SYSTEM_ROOT or each.usage is not None
+    )
+
+
+def where_jobs_come_and_go(slices: Sequence[SliceOverview], user_uid: int | None, mount: str = MOUNT) -> set[str]:
+    """Cgroups in which a slice or a job may be made or removed: of a user's manager; None: of all there are.
+
+    A slice's cgroup is there only as long as somebody is in it: so its parent, and with users' what is above them.
+    """
+    places = {each.path for each in slices}
+    places |= {os.path.dirname(path) for path in places}
+    if user_uid is not None:
+        return places | {user_root(user_uid)}
+    places |= {SYSTEM_ROOT, "/user.slice"}
+    for root in user_roots(mount):
+        places |= {root, os.path.dirname(root)}
+    return places
 
 
 def find_slice(name: str, slices: Sequence[SliceOverview]) -> SliceOverview:
@@ -135,7 +175,11 @@ def nearest_name(name: str, slices: Sequence[SliceOverview], *, with_jobs: bool 
     known = [each.unit.removesuffix(".slice") for each in slices]
     if with_jobs:
         known += [job.name for each in slices for job in each.jobs]
-    return next(iter(difflib.get_close_matches(name.removesuffix(".slice"), known, n=1)), "")
+    meant = name.removesuffix(".slice")
+    if len(meant) > LONGEST_MEANT:
+        return ""
+    compared = [each for each in known if len(each) <= LONGEST_MEANT][:MOST_COMPARED]
+    return next(iter(difflib.get_close_matches(meant, compared, n=1)), "")
 
 
 def usage_of(cgroup: CgroupDir) -> Usage:
@@ -188,9 +232,11 @@ def _usage_at(path: str, mount: str) -> Usage | None:
         return None
 
 
-def _jobs(root: str, mount: str) -> list[JobOverview]:
+def _jobs(root: str, mount: str, with_command_lines: bool) -> list[JobOverview]:
     """In the order of their slices, the oldest first."""
     found = sorted(_find_jobs(root, mount), key=lambda job: (os.path.dirname(job.path), -(job.age_seconds or 0.0)))
+    if not with_command_lines:
+        return found
     lines = read_command_lines([job.leader_pid for job in found if job.leader_pid is not None])
     return [dataclasses.replace(job, command_line=lines.get(job.leader_pid or 0, ())) for job in found]
 
@@ -218,7 +264,9 @@ def _scopes(root: str, mount: str) -> list[str]:
     """The scopes directly in the manager's slices, of which one may be in another; services are not looked into."""
     found: list[str] = []
     ahead = [root]
-    while ahead:
+    for _ in range(MOST_PLACES):
+        if not ahead:
+            break
         path = ahead.pop()
         try:
             with CgroupDir.open(path, mount) as cgroup:
@@ -228,7 +276,7 @@ def _scopes(root: str, mount: str) -> list[str]:
         below = [f"{path.rstrip('/')}/{name}" for name in names]
         ahead += [each for each in below if each.endswith(".slice")]
         found += [each for each in below if each.endswith(".scope")]
-    return found
+    return found[:MOST_PLACES]
 
 
 def _unescaped(name: str) -> str:
@@ -245,20 +293,3 @@ def _began_seconds(pids: Iterable[int]) -> float | None:
         except procfs.UNSEEN:
             continue
     return min(starts) / _TICKS_PER_SECOND if starts else None
-
-
-def read_command_lines(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
-    """The arguments of these processes, as far as they can be had within COMMAND_LINES_SECONDS."""
-    known: dict[int, tuple[str, ...]] = {}
-
-    def read() -> None:
-        for pid in pids:
-            try:
-                known[pid] = procfs.command_line(pid)
-            except procfs.UNSEEN:
-                continue
-
-    reader = threading.Thread(target=read, name="command-lines", daemon=True)
-    reader.start()
-    reader.join(COMMAND_LINES_SECONDS)
-    return dict(known)

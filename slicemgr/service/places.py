@@ -23,6 +23,14 @@ def control_socket(uid: int | None, environment: Mapping[str, str]) -> str:
     return f"{runtime if runtime.startswith('/') else f'/run/user/{uid}'}/slicemgr/control"
 
 
+def bus_address(uid: int | None, environment: Mapping[str, str]) -> str:
+    """Where this user's session bus is, or the system's (D-Bus Specification, "Well-known Message Bus Instances")."""
+    if uid is None:
+        return environment.get("DBUS_SYSTEM_BUS_ADDRESS") or "unix:path=/run/dbus/system_bus_socket"
+    runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    return environment.get("DBUS_SESSION_BUS_ADDRESS") or f"unix:path={runtime}/bus"
+
+
 def state_directory(uid: int | None, environment: Mapping[str, str]) -> str:
     """Where the history of this user is; None is the system's."""
     if uid is None:

@@ -4,7 +4,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from slicemgr.kernel.cgroupfs import MOUNT
@@ -65,11 +65,14 @@ class OwnSlices:
         self._is_user = is_user
         self._total_bytes = total_bytes
         self._say = say
-        self._names_set: dict[str, frozenset[str]] = {}
+        self._set: dict[str, Mapping[str, int]] = {}
+        self._why_not: dict[str, str] = {}
 
-    def open(self, specs: Sequence[SliceSpec], machine: MachineSpec) -> list[OpenedSlice]:
+    def open(
+        self, specs: Sequence[SliceSpec], machine: MachineSpec, *, only_what_differs: bool = False
+    ) -> list[OpenedSlice]:
         """Start them and set their properties until the next boot; what we have set before, and is not asked for any
-        more, is taken back."""
+        more, is taken back. `only_what_differs` from that: what somebody else has set since stays."""
         with contextlib.ExitStack() as stack:
             manager: Manager | None = None
             try:
@@ -77,19 +80,31 @@ class OwnSlices:
             except (BusError, OSError) as error:
                 self._say(f"no service manager answers ({error}): the slices are taken as they are")
             limits = {spec.unit: resolve_slice(spec, machine, self._total_bytes) for spec in specs}
-            opened = [self._open(spec, limits[spec.unit], manager) for spec in specs]
+            wanted = {unit: _properties(each) for unit, each in limits.items()}
+            before = self._set if only_what_differs else {}
+            opened = [
+                self._open(spec, limits[spec.unit], _without(wanted[spec.unit], before.get(spec.unit, {})), manager)
+                for spec in specs
+            ]
             if manager is not None:
-                names = {unit: frozenset(_properties(each)) for unit, each in limits.items()}
-                for unit, before in self._names_set.items():
-                    _take_back(manager, unit, before - names.get(unit, frozenset()))
-                self._names_set = names
+                for unit, names in self._set.items():
+                    _take_back(manager, unit, names.keys() - wanted.get(unit, {}).keys())
+                self._set = wanted
+            if only_what_differs:
+                # Only what differs was read back.
+                opened = [
+                    replace(each, why_not=each.why_not or self._why_not.get(each.managed.cgroup, "")) for each in opened
+                ]
+            self._why_not = {each.managed.cgroup: each.why_not for each in opened}
         return opened
 
-    def _open(self, spec: SliceSpec, limits: SliceLimits, manager: Manager | None) -> OpenedSlice:
+    def _open(
+        self, spec: SliceSpec, limits: SliceLimits, properties: Mapping[str, int], manager: Manager | None
+    ) -> OpenedSlice:
         cgroup, why_not = slice_path(self._root, spec.unit), ""
         if manager is not None:
             try:
-                place = set_slice(manager, spec.unit, _properties(limits), is_user=self._is_user)
+                place = set_slice(manager, spec.unit, properties, is_user=self._is_user)
                 cgroup, why_not = place.cgroup or cgroup, place.why_not
             except (BusError, JobFailedError, OSError) as error:
                 why_not = f"systemd did not set {spec.unit}: {error}; try 'systemctl status {spec.unit}'"
@@ -124,6 +139,10 @@ def _take_back(manager: Manager, unit: str, names: Collection[str]) -> None:
             manager.set_unit_properties(unit, {name: 0 if name in _NOTHING_KEPT else NO_LIMIT for name in names})
 
 
+def _without(properties: Mapping[str, int], known: Mapping[str, int]) -> Mapping[str, int]:
+    return {name: value for name, value in properties.items() if known.get(name) != value}
+
+
 def _properties(limits: SliceLimits) -> Mapping[str, int]:
     """By systemd's names (org.freedesktop.systemd1(5)); what is not configured is left as it is."""
     properties = {}
@@ -133,13 +152,13 @@ def _properties(limits: SliceLimits) -> Mapping[str, int]:
             properties[name] = NO_LIMIT if isinstance(value, NoLimit) else value
     tasks = limits.tasks_max
     if isinstance(tasks, Percent):
-        tasks = tasks.of(_tasks_of_the_system())
+        tasks = tasks.of(tasks_of_the_system())
     if tasks is not None:
         properties["TasksMax"] = NO_LIMIT if isinstance(tasks, NoLimit) else tasks
     return properties
 
 
-def _tasks_of_the_system() -> int:
+def tasks_of_the_system() -> int:
     """What a percentage of TasksMax= is one of (systemd.resource-control(5)): the least of the kernel's maxima."""
     found = []
     for path in ("/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"):

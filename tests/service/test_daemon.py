@@ -32,7 +32,7 @@ from pathlib import Path
 from slicemgr.config import files, schema
 from slicemgr.kernel.cgroupfs import CgroupDir
 from slicemgr.kernel.watch import CgroupWatch
-from slicemgr.service import daemon, guards, slices
+from slicemgr.service import daemon, guards, overview, publisher, slices, views
 from slicemgr.service.cgroup_guard import CgroupGuard
 from slicemgr.service.control import AddressInUseError
 from slicemgr.service.guardian import Guardian
@@ -58,12 +58,19 @@ class PlainFiles(CgroupWatch):
 CgroupDir.open.__func__.__defaults__ = (mount,)
 for each in (CgroupGuard, MachineGuard, Guardian):
     each.__init__.__kwdefaults__["mount"] = mount
-slices.MOUNT = mount
+slices.MOUNT = publisher.MOUNT = mount
+overview.look.__defaults__ = (mount,)
 daemon.connect = no_manager
-daemon.user_root = lambda uid: "/user"
+daemon.user_root = views.user_root = lambda uid: "/user"
 files.directories = lambda environment: [Path(config)]
 if watching != "as it is":
     guards.CgroupWatch = PlainFiles
+
+if watching == "no descriptor":
+    def refused():
+        raise OSError(24, "Too many open files")
+
+    publisher.DirectoryWatch.__init__.__globals__["syscalls"].inotify_init = refused
 
 if watching == "counted":
     ready = daemon.Readiness.ready
@@ -354,6 +361,16 @@ def test_a_guard_that_fails_is_told(machine: Machine) -> None:
     lines = (machine.state / "slicemgr/history.jsonl").read_text().splitlines()
     assert {json.loads(line)["report"]["kind"] for line in lines} == {"guard-failed"}
     assert len(lines) == len(SLICES)
+
+
+def test_no_descriptor_for_the_bus(machine: Machine) -> None:
+    """128 inotify instances are what a user has, and an editor may have taken them all: it guards without a bus."""
+    pytest.importorskip("gi.repository.Gio")
+    with Running(machine, watching="no descriptor") as daemon:
+        daemon.ready()
+        returned, said, wrong = daemon.end()
+        assert (returned, wrong) == (0, "")
+        assert "no D-Bus API: [Errno 24] Too many open files" in said
 
 
 def test_a_history_that_can_t_be_written(machine: Machine) -> None:

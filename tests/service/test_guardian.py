@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicemgr.service import guardian as guardian_module
-from slicemgr.service.guardian import Guardian, lift, to_lift
+from slicemgr.service.guardian import Guardian, left_behind, since_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -212,18 +212,51 @@ def test_the_parent_s_signals_are_as_before(guardian: Guardian) -> None:
     ],
 )
 def test_what_was_told_last(text: bytes, paths: list[bytes]) -> None:
-    assert to_lift(text) == paths
+    assert left_behind(text) == (paths, [])
 
 
-@given(st.binary() | st.lists(st.sampled_from([b"=", b"", b"/a", b"/b"])).map(b"\n".join))
+@given(st.binary() | st.lists(st.sampled_from([b"=", b"", b"/a", b"/b", b"!/c", b"!"])).map(b"\n".join))
 def test_anything_told(text: bytes) -> None:
     """Never half a path, never one of an older list, and never the mount itself."""
     lines = text.split(b"\n")[:-1]
     last = len(lines) - lines[::-1].index(b"=") if b"=" in lines else 0
-    assert to_lift(text) == [line for line in lines[last:] if line]
+    told = [line for line in lines[last:] if line]
+    assert left_behind(text) == (
+        [line for line in told if line[:1] != b"!"],
+        [line[1:] for line in told if line[:1] == b"!"],
+    )
 
 
-@pytest.mark.parametrize("path", [b"/gone", b"/../..", b"/a.slice/memory.high", b""])
-def test_what_cant_be_lifted(mount: Path, path: bytes) -> None:
-    lift(path, str(mount / "a.slice"))
+@given(st.lists(st.sampled_from([b"=\n", b"=", b"\n", b"/a\n", b"!/b\n", b"/c"])))
+def test_what_is_kept_of_it(pieces: list[bytes]) -> None:
+    """As it comes, piece by piece: nothing that still says anything is forgotten."""
+    kept = b""
+    for piece in pieces:
+        kept = since_last(kept + piece)
+    assert left_behind(kept) == left_behind(b"".join(pieces))
+
+
+def test_it_does_not_grow() -> None:
+    """With every pause of a job, which a user may do on the system bus a thousand times a second."""
+    kept = b""
+    for _ in range(1000):
+        kept = since_last(kept + b"=\n/a.slice\n!/b\n")
+    assert len(kept) < 100
+
+
+def test_what_was_frozen_is_thawed(mount: Path) -> None:
+    """And one that is gone keeps it from no other."""
+    (mount / "b.slice/cgroup.freeze").write_text("1")
+    guardian = Guardian(mount=str(mount))
+    guardian.watch(["/a.slice"], ["/gone.slice", "/b.slice"])
+    guardian.lift()
+    assert (mount / "b.slice/cgroup.freeze").read_text() == "0"
+    assert highs(mount) == ("max", "100")
+
+
+@pytest.mark.parametrize("path", ["/gone", "/../..", "/a.slice/memory.high", ""])
+def test_what_cant_be_lifted(mount: Path, path: str) -> None:
+    guardian = Guardian(mount=str(mount / "a.slice"))
+    guardian.watch([path], [path])
+    guardian.lift()
     assert highs(mount) in {("100", "100"), ("max", "100")}

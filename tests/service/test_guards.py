@@ -13,18 +13,22 @@ import pytest
 
 from slicemgr.config.schema import DEFAULT_MACHINE, DEFAULTS, PROTECTED, Config
 from slicemgr.kernel.errors import CgroupGoneError, NotSupportedError
+from slicemgr.kernel.procfs import PAGE_BYTES
+from slicemgr.model.process import ProcessIdentity
 from slicemgr.model.slice import SliceKind, VictimRule
 from slicemgr.service import guards
 from slicemgr.service.guard import KillRules
 from slicemgr.service.guards import Guards
-from slicemgr.service.managed import ManagedSlice
+from slicemgr.service.managed import ManagedSlice, spared_pids
 from slicemgr.service.report import GuardFailedReport, HighReport, Report
+from tests.unit.samples import process, table
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from slicemgr.service.cgroup_guard import CgroupGuard
 
+GIB = 1 << 30
 USER = "/user.slice/user-4711.slice/user@4711.service"
 AGENT = replace(DEFAULTS[SliceKind.BUILD], unit="app-agent.slice", victim=VictimRule.WHOLE_JOB)
 CONFIG = Config((*DEFAULTS.values(), AGENT), DEFAULT_MACHINE)
@@ -167,6 +171,44 @@ async def test_who_is_spared_within_is_spared_from_outside(monkeypatch: pytest.M
         assert set(outer.protect) == {*PROTECTED, "postgres"}
         assert inner.protect == ("postgres",)
         assert build.protect == ()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("is_user", [True, False])
+async def test_who_is_vital_to_a_session_is_spared_by_identity(is_user: bool) -> None:
+    """In every slice, users' too, from the moment that somebody says so; another one with its pid is not."""
+    vital: set[ProcessIdentity] = set()
+    made = Guards(CONFIG, lambda report: None, dry_run=False, is_user=is_user, spared=lambda: frozenset(vital))
+    try:
+        made.guard([APP] if is_user else [], CONFIG, Tasks())  # type: ignore[arg-type]
+        managed = made.managed_of(f"{APP.cgroup}/x.scope")
+        assert managed is not None
+        rows = table(process(7, name="launcher"), process(8, name="launcher", start=5))
+        assert managed.scale(rows, GIB, frozenset()).protected == frozenset()
+        vital |= {ProcessIdentity(7, 0), ProcessIdentity(8, 4)}
+        assert managed.scale(rows, GIB, frozenset()).protected == {7}
+    finally:
+        made.cancel()
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("held", "most", "spared"),
+    [
+        ([10, 10, 10], 30, [0, 1, 2]),
+        ([10, 10, 10], 29, [0, 1]),
+        # The leak is passed over; who is small is not.
+        ([10, 100, 10], 50, [0, 2]),
+        ([100, 10, 10], 50, [1, 2]),
+        ([51], 50, []),
+        ([], 50, []),
+    ],
+)
+def test_who_asks_to_be_spared_gets_no_more_than_that(held: list[int], most: int, spared: list[int]) -> None:
+    """The oldest first, whatever their numbers."""
+    rows = table(*(process(100 - at, pages, start=at) for at, pages in enumerate(held)), process(7, 1))
+    asked = frozenset(ProcessIdentity(100 - at, at) for at in range(len(held)))
+    assert spared_pids(rows, asked, most * PAGE_BYTES) == {100 - at for at in spared}
 
 
 class EndError(Exception):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What is there, and who would go: fake cgroup trees with real processes in them."""
 
+import difflib
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +15,7 @@ from slicemgr.kernel import procfs
 from slicemgr.kernel.errors import CgroupGoneError, ProcessGoneError
 from slicemgr.model.slice import SliceKind, SliceSpec, VictimRule, slice_path
 from slicemgr.policy.badness import Unkillable
-from slicemgr.service import overview
+from slicemgr.service import command_lines, overview
 from slicemgr.service.explanation import (
     AmbiguousTargetError,
     Explanation,
@@ -22,7 +24,16 @@ from slicemgr.service.explanation import (
     is_managed,
     spec_for,
 )
-from slicemgr.service.overview import SliceOverview, UnknownTargetError, Usage, find_slice, look, user_root
+from slicemgr.service.overview import (
+    SliceOverview,
+    UnknownTargetError,
+    Usage,
+    find_slice,
+    look,
+    look_with_users,
+    user_root,
+    where_jobs_come_and_go,
+)
 from tests.service.fake_cgroups import MIB, USER_ROOT, FakeCgroups, Family
 
 BUILD = SliceSpec("build.slice", SliceKind.BUILD)
@@ -55,6 +66,23 @@ def cgroups(tmp_path: Path) -> FakeCgroups:
 def test_where_a_slice_is(root: str, unit: str, path: str) -> None:
     """Each dash is a level of the tree (systemd.slice(5))."""
     assert slice_path(root, unit) == path
+
+
+def test_where_jobs_come_and_go(cgroups: FakeCgroups) -> None:
+    """A slice has no cgroup before its first job: so who hears of what is made above it hears of that too."""
+    user = user_root(1000)
+    own = look([BUILD, CI], user, cgroups.mount)
+    assert where_jobs_come_and_go(own, 1000, cgroups.mount) == {
+        *(user, f"{user}/build.slice", f"{user}/build.slice/build-ci.slice")
+    }
+    nobody = where_jobs_come_and_go(look_with_users([BUILD], cgroups.mount), None, cgroups.mount)
+    assert nobody == {"/", "/build.slice", "/user.slice"}
+    cgroups.add(USER_ROOT)
+    logged_in = where_jobs_come_and_go(look_with_users([BUILD], cgroups.mount), None, cgroups.mount)
+    assert logged_in == nobody | {"/user.slice/user-1000.slice", user}
+    cgroups.add(f"{USER_ROOT}/build.slice")
+    building = where_jobs_come_and_go(look_with_users([BUILD], cgroups.mount), None, cgroups.mount)
+    assert building == logged_in | {f"{user}/build.slice"}
 
 
 def test_slices_and_their_jobs(cgroups: FakeCgroups, stack: ExitStack) -> None:
@@ -147,11 +175,88 @@ def test_a_process_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mo
         return (str(pid),)
 
     monkeypatch.setattr(procfs, "command_line", command_line)
-    monkeypatch.setattr(overview, "COMMAND_LINES_SECONDS", 0.02)
+    monkeypatch.setattr(command_lines, "COMMAND_LINES_SECONDS", 0.02)
     try:
-        assert overview.read_command_lines([1, 2, 3]) == {1: ("1",)}
+        assert command_lines.read_command_lines([1, 2, 3]) == {1: ("1",)}
     finally:
         let_go.set()
+
+
+def test_who_does_not_answer_costs_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often somebody looks: a service may have 64."""
+    let_go, begun = threading.Event(), []
+
+    def command_line(pid: int) -> tuple[str, ...]:
+        begun.append(pid)
+        let_go.wait()
+        return ()
+
+    monkeypatch.setattr(procfs, "command_line", command_line)
+    monkeypatch.setattr(command_lines, "COMMAND_LINES_SECONDS", 0.02)
+    try:
+        assert [command_lines.read_command_lines([pid]) for pid in (1, 2, 3)] == [{}, {}, {}]
+        assert len(begun) <= 1  # None, where the thread has not come so far yet.
+    finally:
+        let_go.set()
+
+
+def test_no_thread_for_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork bomb has them all: the jobs are shown by their names, and again with them afterwards."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refused)
+        assert command_lines.read_command_lines([os.getpid()]) == {}
+    assert command_lines.read_command_lines([os.getpid()]).keys() == {os.getpid()}
+
+
+def test_slices_nested_beyond_any_path(cgroups: FakeCgroups) -> None:
+    """A user may do that in their own tree: all others are shown as before."""
+    cgroups.add(f"{USER_ROOT}/build.slice", current=0, pids=[])
+    top = f"{cgroups.mount}{USER_ROOT}"
+    directory, name = os.open(top, os.O_RDONLY), "a" * 249 + ".slice"
+    try:
+        for _ in range(20):
+            os.mkdir(name, dir_fd=directory)
+            below = os.open(name, os.O_RDONLY, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        assert [each.unit for each in look([BUILD], USER_ROOT, cgroups.mount)] == ["build.slice"]
+    finally:
+        os.close(directory)
+        subprocess.run(["rm", "-rf", f"{top}/{name}"], check=True)
+
+
+def test_more_scopes_than_anybody_looks_at(cgroups: FakeCgroups, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "MOST_PLACES", 3)
+    for number in range(1, 9):
+        cgroups.add(f"{USER_ROOT}/x.slice/slicemgr-make-{number}.scope", current=0, pids=[])
+    (x,) = (each for each in look([], USER_ROOT, cgroups.mount))
+    assert len(x.jobs) == 3
+
+
+def test_a_name_is_compared_with_few_and_short_ones(cgroups: FakeCgroups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's jobs, and what he asks for, may be made to keep the loop busy for seconds."""
+    for number in range(1, 70):
+        cgroups.add(f"{USER_ROOT}/x.slice/slicemgr-{'ab' * (number % 3 * 20 + 1)}-{number}.scope", current=0, pids=[])
+    slices = look([BUILD], USER_ROOT, cgroups.mount)
+    compared: list[list[str]] = []
+
+    def none(_meant: str, known: list[str], **_: object) -> list[str]:
+        compared.append(known)
+        return []
+
+    monkeypatch.setattr(difflib, "get_close_matches", none)
+    assert overview.nearest_name("ba" * 90, slices, with_jobs=True) == ""
+    assert overview.nearest_name("ba", slices, with_jobs=True) == ""
+    (known,) = compared
+    assert (len(known), known[0], max(map(len, known)) <= overview.LONGEST_MEANT) == (
+        overview.MOST_COMPARED,
+        "build",
+        True,
+    )
 
 
 class TestExplain:

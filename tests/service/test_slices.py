@@ -16,7 +16,7 @@ from slicemgr.model.slice import Auto, SliceKind, SliceSpec, with_inner_protecti
 from slicemgr.placement import systemd1
 from slicemgr.placement.bus_connection import NoManagerError
 from slicemgr.placement.systemd import SlicePlace
-from slicemgr.service import daemon, slices
+from slicemgr.service import rehearsal, slices
 from slicemgr.service.guardian import Guardian
 from slicemgr.service.slices import OwnSlices, lift_high
 
@@ -109,6 +109,21 @@ def test_what_is_asked_for_no_more_is_taken_back(systemd: Systemd) -> None:
     assert (systemd.connections, systemd.connected) == (3, 0)
 
 
+def test_under_a_hold_only_what_it_changes_is_set(systemd: Systemd) -> None:
+    """What a person has set meanwhile stays."""
+    ours = own(systemd)
+    ours.open([replace(AGENT, cpu_weight=50)], DEFAULT_MACHINE)
+    systemd.set.clear()
+    ours.open([replace(AGENT, cpu_weight=1)], DEFAULT_MACHINE, only_what_differs=True)
+    assert systemd.set == {"agent.slice": {"CPUWeight": 1}}
+    systemd.set.clear()
+    ours.open([replace(AGENT, cpu_weight=1)], DEFAULT_MACHINE, only_what_differs=True)
+    assert systemd.set == {"agent.slice": {}}
+    ours.open([replace(AGENT, cpu_weight=1)], DEFAULT_MACHINE)
+    assert {"CPUWeight", "MemoryMax", "TasksMax"} <= set(systemd.set["agent.slice"])
+    assert systemd.taken_back == {}
+
+
 def test_at_our_end_nobody_is_slowed_down(systemd: Systemd) -> None:
     """What we end stalls at, and nothing else; apps that a person has given a memory.high keep it."""
     ours = own(systemd)
@@ -170,10 +185,10 @@ def test_the_rehearsal_goes_all_the_way(monkeypatch: pytest.MonkeyPatch) -> None
             proven.append(identity.pid)
             yield process
 
-    monkeypatch.setattr(daemon, "ProvenProcess", recorded)
+    monkeypatch.setattr(rehearsal, "ProvenProcess", recorded)
     guardian = Guardian()
     try:
-        daemon.rehearse([], guardian.pid)
+        rehearsal.rehearse([], guardian.pid)
     finally:
         guardian.lift()
     assert proven == [guardian.pid]
