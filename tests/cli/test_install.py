@@ -32,9 +32,13 @@ COMPLETIONS = ROOT / "slicemgr/completions"
 
 USER_FILES = {
     ".local/share/systemd/user/slicemgr.service",
+    ".local/share/systemd/user/slicemgr-session.service",
     ".local/share/systemd/user/build.slice",
     ".local/share/systemd/user/session.slice.d/10-slicemgr.conf",
     ".local/share/systemd/user/app.slice.d/10-slicemgr.conf",
+    ".local/share/dbus-1/services/org.slicemgr1.service",
+    ".local/share/dbus-1/interfaces/org.slicemgr1.xml",
+    ".local/share/slicemgr/slicemgr-session.desktop",
     ".local/share/bash-completion/completions/slicemgr",
     ".local/share/zsh/site-functions/_slicemgr",
     ".local/share/fish/vendor_completions.d/slicemgr.fish",
@@ -45,6 +49,13 @@ SYSTEM_FILES = {
     "usr/local/lib/systemd/system/user.slice.d/10-slicemgr.conf",
     "usr/local/lib/systemd/system/user-.slice.d/10-slicemgr.conf",
     "usr/local/lib/systemd/system/user@.service.d/10-slicemgr.conf",
+    "usr/local/lib/systemd/user/slicemgr-session.service",
+    "usr/share/dbus-1/system.d/org.slicemgr1.conf",
+    "usr/share/polkit-1/actions/org.slicemgr1.policy",
+    "usr/local/share/dbus-1/system-services/org.slicemgr1.service",
+    "usr/local/share/dbus-1/interfaces/org.slicemgr1.xml",
+    "usr/local/share/slicemgr/slicemgr-session.sh",
+    "etc/xdg/autostart/slicemgr-session.desktop",
     "usr/local/share/bash-completion/completions/slicemgr",
     "usr/local/share/zsh/site-functions/_slicemgr",
     "usr/local/share/fish/vendor_completions.d/slicemgr.fish",
@@ -60,8 +71,8 @@ def install(
     settings: Mapping[str, str] = MappingProxyType({}),
     stdout: int | IO[bytes] = subprocess.PIPE,
 ) -> Ended:
-    """Run it with this HOME, and without a service manager to be found."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_") and name != "HOME"}
+    """Run it with this HOME, and without a service manager or a bus to be found."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "DBUS_", "HOME"))}
     environment |= {"XDG_RUNTIME_DIR": "/nonexistent", **settings}
     if home is not None:
         environment["HOME"] = str(home)
@@ -345,8 +356,9 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
 
 RELOAD_FAILED = "'systemctl --user daemon-reload' failed: Boom; try 'systemctl --user daemon-reload' by hand"
-STOP_FAILED = "'systemctl --user disable --now slicemgr.service' failed: Boom"
-STOP = "'systemctl --user disable --now slicemgr.service' by hand"
+STOP_LINE = "systemctl --user disable --now slicemgr.service slicemgr-session.service"
+STOP_FAILED = f"'{STOP_LINE}' failed: Boom"
+STOP = f"'{STOP_LINE}' by hand"
 STAYS = f"{STOP_FAILED}, and nothing was removed; try {STOP}, or --destdir /"
 
 
@@ -485,6 +497,13 @@ def test_completions_know_every_option(verb: str) -> None:
         (["slicemgr", "run", "--max", "2"], []),
         (["slicemgr", "install", "--un"], ["--uninstall"]),
         (["slicemgr", "explain", "bu"], ["build.slice"]),
+        (["slicemgr", "mon"], ["monitor"]),
+        (["slicemgr", "monitor", "--js"], ["--json"]),
+        (["slicemgr", "set", "--user", "bu"], ["build.slice"]),
+        (["slicemgr", "set", "--no"], ["--no-ask-password"]),
+        (["slicemgr", "set", "--user", "kate", "memory_m"], ["memory_max=", "memory_min="]),
+        (["slicemgr", "set", "kate", "memory_max="], []),
+        (["slicemgr", "run", "--max=2G", "make", "--al"], ["of make"]),
     ],
 )  # fmt: skip
 def test_bash_completes(words: list[str], offered: list[str]) -> None:

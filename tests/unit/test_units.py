@@ -14,7 +14,9 @@ from slicemgr.model.quantity import Percent
 from slicemgr.model.slice import Auto, SliceKind
 
 UNITS = Path(__file__).parents[2] / "units"
-FILES = sorted(path for path in UNITS.rglob("*") if path.is_file())
+MANAGERS = ("system", "user")
+"""What else is in units/ is for others: test_units_bus.py."""
+FILES = sorted(path for manager in MANAGERS for path in (UNITS / manager).rglob("*") if path.is_file())
 NAMES = [path.relative_to(UNITS).as_posix() for path in FILES]
 
 Unit = dict[str, dict[str, list[str]]]
@@ -59,6 +61,7 @@ def test_what_there_is() -> None:
         "user/app.slice.d/10-slicemgr.conf",
         "user/build.slice",
         "user/session.slice.d/10-slicemgr.conf",
+        "user/slicemgr-session.service",
         "user/slicemgr.service",
     ]
 
