@@ -5,14 +5,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from slicemgr.cli import reading
+from slicemgr.cli import asking, reading
+from slicemgr.cli.explain_told import as_data, as_lines, called, short
 from slicemgr.cli.printable import encodable, printable, printable_command, shown
 from slicemgr.cli.reading import Manager
 from slicemgr.cli.report_lines import who
 from slicemgr.cli.table import table
 from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import cgroup_of
-from slicemgr.kernel.errors import CgroupGoneError, ProcessGoneError
+from slicemgr.kernel.errors import CgroupGoneError, CgroupNotPermittedError, NotPermittedError, ProcessGoneError
 from slicemgr.kernel.machine import machine_reading
 from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.process import ProcessSample
@@ -30,7 +31,7 @@ from slicemgr.service.explanation import (
     pid_in,
     spec_for,
 )
-from slicemgr.service.overview import SYSTEM_ROOT, UnknownTargetError, is_job_scope, job_name, user_root
+from slicemgr.service.overview import SYSTEM_ROOT, UnknownTargetError, user_root
 
 SCHEMA: Final = "slicemgr.explain/1"
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     manager = reading.chosen_manager(options)
     try:
-        return reading.run_reading(_PROG, lambda: _read(manager, options.target, as_json=options.json))
+        return reading.run_reading(_PROG, lambda: _read_or_ask(manager, options.target, as_json=options.json))
     except UnknownTargetError as error:
         hint = f"'slicemgr explain {error.nearest}'" if error.nearest else "a name that 'slicemgr status' shows"
         return reading.refuse(_PROG, f"no slice, job or process '{shown(error.name)}'", hint)
@@ -74,6 +75,30 @@ def main(arguments: Sequence[str]) -> int:
         return reading.refuse(_PROG, f"several jobs are called '{shown(error.name)}'", units)
     except ProcessGoneError as error:
         return reading.refuse(_PROG, f"there is no process {error.pid}", "a name that 'slicemgr status' shows")
+
+
+def _read_or_ask(manager: Manager, target: str, *, as_json: bool) -> str:
+    """Where others' processes are hidden from us (hidepid), the system's daemon sees them. Raises RemoteError too."""
+    try:
+        return _read(manager, target, as_json=as_json)
+    except (NotPermittedError, CgroupNotPermittedError, ProcessGoneError):
+        told = asking.explanation_of_daemon(manager.system_bus_address, target) if _are_hidden() else None
+        if told is None:
+            raise
+    if as_json:
+        return reading.as_json(
+            SCHEMA, {**_data_without(str(told.get("control-group", "")), managed=True), **as_data(told)}
+        )
+    return "".join(f"{line}\n" for line in as_lines(told, reading.terminal_width()))
+
+
+def _are_hidden() -> bool:
+    """Whether we see our own processes only. Everybody sees pid 1 elsewhere."""
+    try:
+        procfs.read_stat(1)
+    except procfs.UNSEEN:
+        return True
+    return False
 
 
 def _read(manager: Manager, target: str, *, as_json: bool) -> str:
@@ -87,7 +112,7 @@ def _read(manager: Manager, target: str, *, as_json: bool) -> str:
             return reading.as_json(SCHEMA, _data_without(path, managed=False))
         if pid is not None:
             return f"process {pid} is in {printable(path)}, which is in no managed slice: slicemgr never touches it\n"
-        return f"{_short(path)} is in no configuration: only the jobs in it are guarded, each by itself\n"
+        return f"{short(path)} is in no configuration: only the jobs in it are guarded, each by itself\n"
     uid = reading.uid_of_manager(path)
     spec = spec_for(path, SYSTEM_ROOT if uid is None else user_root(uid), manager.specs)
     try:
@@ -103,7 +128,9 @@ def _read(manager: Manager, target: str, *, as_json: bool) -> str:
     except CgroupGoneError:
         if as_json:
             return reading.as_json(SCHEMA, _data_without(path, managed=True))
-        return f"nobody: {_called(path)} is not there, because nothing runs in it\n"
+        return f"nobody: {called(path)} is not there, because nothing runs in it\n"
+    if uid != os.geteuid() and _seen(explanation.ranking) < explanation.usage.members and _are_hidden():
+        raise CgroupNotPermittedError(path, "see all processes of")
     if as_json:
         return reading.as_json(SCHEMA, _data(explanation))
     return "".join(f"{line}\n" for line in _lines(explanation))
@@ -121,8 +148,12 @@ def _guard_and_ancestors(manager: Manager) -> frozenset[int]:
     return frozenset() if daemon.pid is None else procfs.ancestors_of(daemon.pid)
 
 
+def _seen(ranking: Ranking) -> int:
+    return (ranking.victim is not None) + len(ranking.next_ones) + ranking.later + len(ranking.spared)
+
+
 def _lines(told: Explanation) -> list[str]:
-    place = _called(told.path)
+    place = called(told.path)
     ranking = told.ranking
     if ranking.victim is None:
         none = "nobody can be killed" if ranking.spared else "there is nobody"
@@ -157,7 +188,7 @@ def _why(told: Explanation, ranking: Ranking) -> str:
 
 
 def _rule_line(told: Explanation) -> str:
-    whose = "the machine's memory" if told.limit_path is None else f"{told.limit_file} of {_called(told.limit_path)}"
+    whose = "the machine's memory" if told.limit_path is None else f"{told.limit_file} of {called(told.limit_path)}"
     asked = f", SIGTERM {format_duration(told.grace_seconds)} before SIGKILL" if told.grace_seconds else ""
     return f"rule: {told.rule.value}{asked}; measured against {format_size(told.limit_bytes)}, {whose}"
 
@@ -174,7 +205,7 @@ def _note(told: Explanation) -> list[str]:
     """The limit that is reached first decides among whom one is chosen."""
     if told.limit_path in {None, told.path}:
         return []
-    above = _short(told.limit_path or "")
+    above = short(told.limit_path or "")
     return [f"but the limit of {above} is the tighter one, and all in that are judged; try 'slicemgr explain {above}'"]
 
 
@@ -203,16 +234,6 @@ def _spared_lines(ranking: Ranking) -> list[str]:
     lines = [f"never   {who(process)}: it is {why.value}" for process, why in ranking.spared[:SHOWN_SPARED]]
     left = len(ranking.spared) - SHOWN_SPARED
     return [*lines, f"never   {left} more; --json has all"] if left > 0 else lines
-
-
-def _called(path: str) -> str:
-    """`job 'kate'`, or `build.slice`."""
-    unit = path.rpartition("/")[2]
-    return f"job '{printable(job_name(unit))}'" if is_job_scope(unit) else _short(path)
-
-
-def _short(path: str) -> str:
-    return printable(path.rpartition("/")[2] or "/")
 
 
 def _data_without(path: str, *, managed: bool) -> Mapping[str, object]:

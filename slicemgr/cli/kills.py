@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from slicemgr.cli import reading
+from slicemgr.cli import asking, reading
 from slicemgr.cli.printable import say, shown
+from slicemgr.cli.reading import Manager
 from slicemgr.cli.report_lines import history_line, is_action
 from slicemgr.config.values import parse_duration
 from slicemgr.model.quantity import QuantityError
@@ -27,7 +28,10 @@ thousand or so.
 
 with --json: {"schema": "slicemgr.kills/1", "kills": [...], "skipped_lines": N, "rest_kept_by"}; each kill is a record
 as it stands in the history, schema "slicemgr.record/1"; rest_kept_by is "system" where the system's daemon keeps what
-else was done in your slices, or null.
+else was done in your slices and does not tell, or null.
+
+The system's history is root's, since command lines can hold secrets. Its daemon tells you of your own slices, and of
+all if polkit allows it (org.slicemgr1.inspect): on a terminal it may ask for your password.
 
 example: slicemgr kills --since 2h"""
 
@@ -47,9 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def read() -> str:
         start = None if since is None else time.time() - since
-        past = History(manager.state_directory).read(limit=count, since_wall_seconds=start, wanted=is_action)
-        whose, _ = reading.guarding_daemon(manager)
-        rest = reading.rest_kept_by(manager, whose)
+        past, rest = _past(manager, start, count)
         if options.json:
             kills = [record_to_data(record) for record in past.records]
             return reading.as_json(SCHEMA, {"kills": kills, "skipped_lines": past.skipped, "rest_kept_by": rest})
@@ -61,6 +63,26 @@ def main(arguments: Sequence[str]) -> int:
         return "".join(f"{history_line(record)}\n" for record in past.records)
 
     return reading.run_reading(_PROG, read)
+
+
+def _past(manager: Manager, start: float | None, count: int | None) -> tuple[Past, str | None]:
+    """What there is to tell, and who keeps what there is besides. Raises OSError, RemoteError."""
+    try:
+        past = History(manager.state_directory).read(limit=count, since_wall_seconds=start, wanted=is_action)
+    except PermissionError:
+        # The system's is root's; its daemon tells whom polkit allows it.
+        address = reading.bus_of_daemon(manager) if manager.uid is None else ""
+        told = asking.past_of_daemon(address, start)
+        if told is None:
+            raise
+        return asking.joined(Past((), 0), told, count), None
+    whose, daemon = reading.guarding_daemon(manager)
+    rest = reading.rest_kept_by(manager, whose)
+    if rest is None:
+        return past, None
+    address = reading.bus_of(manager, whose, daemon)
+    whole = asking.with_rest(past, address, limit=count, since_wall_seconds=start)
+    return (past, rest) if whole is None else (whole, None)
 
 
 def duration(text: str) -> float | None:

@@ -2,10 +2,10 @@
 """`slicemgr list`: the jobs that run, one a line."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from slicemgr.cli import reading
+from slicemgr.cli import asking, reading
 from slicemgr.cli.printable import encodable, printable, printable_command
 from slicemgr.cli.reading import Manager
 from slicemgr.cli.table import table
@@ -24,7 +24,8 @@ no heading, and each line has nine fields with a tab between: name, slice, unit,
 ended before what it started), bytes used, memory.max in bytes ('max' for none), processes, age in seconds, and the
 command line. Tabs, newlines and backslashes in names are escaped as in C.
 
-with --json: {"schema": "slicemgr.list/1", "jobs": [...]}"""
+with --json: {"schema": "slicemgr.list/1", "jobs": [...]}; of each job "paused" is what the daemon says on its bus, or
+null where none does."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,15 +35,20 @@ def main(arguments: Sequence[str]) -> int:
 
     def read() -> str:
         slices = reading.look_around(manager)
+        if not (options.json or sys.stdout.isatty()):
+            return _for_scripts(slices)
+        told = asking.told_by(reading.bus_of_daemon(manager)) if any(each.jobs for each in slices) else None
+        paused = {} if told is None else told.paused
         if options.json:
-            return reading.as_json(SCHEMA, {"jobs": [job_data(job, each) for each in slices for job in each.jobs]})
-        return _for_people(slices, manager) if sys.stdout.isatty() else _for_scripts(slices)
+            jobs = [job_data(job, each, paused.get(job.path)) for each in slices for job in each.jobs]
+            return reading.as_json(SCHEMA, {"jobs": jobs})
+        return _for_people(slices, manager, paused)
 
     return reading.run_reading("slicemgr list", read)
 
 
-def job_data(job: JobOverview, where: SliceOverview) -> dict[str, object]:
-    """A job for --json."""
+def job_data(job: JobOverview, where: SliceOverview, paused: bool | None) -> dict[str, object]:
+    """A job for --json. `paused`: None if nobody says."""
     return {
         "name": encodable(job.name),
         "slice": where.unit,
@@ -51,6 +57,7 @@ def job_data(job: JobOverview, where: SliceOverview) -> dict[str, object]:
         "pid": job.leader_pid,
         "command_line": reading.texts(job.command_line),
         "age_seconds": None if job.age_seconds is None else round(job.age_seconds, 3),
+        "paused": paused,
         **reading.usage_data(job.usage),
     }
 
@@ -79,12 +86,12 @@ def _fields(job: JobOverview, where: SliceOverview) -> tuple[str, ...]:
     )
 
 
-def _for_people(slices: Sequence[SliceOverview], manager: Manager) -> str:
+def _for_people(slices: Sequence[SliceOverview], manager: Manager, paused: Mapping[str, bool]) -> str:
     rows = [("NAME", "SLICE", "PID", "USES", "MAX", "PROCS", "AGE", "COMMAND")]
     for each in slices:
         rows += [
             (
-                printable(job.name),
+                printable(job.name) + (" (paused)" if paused.get(job.path) else ""),
                 reading.slice_name(each, manager),
                 "-" if job.leader_pid is None else str(job.leader_pid),
                 size(job.usage.current_bytes),

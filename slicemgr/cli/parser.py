@@ -61,10 +61,13 @@ verbs that look:
   list        the jobs that run now
   explain     who would be ended now in a slice, and why the others would not
   kills       what was ended, when and why
+  monitor     what the service does, as it happens
 
 verbs for the service:
+  set         other limits for a slice or a job
   config      the merged configuration, and where each value comes from
   daemon      guard the slices of this user, or of the machine
+  session     the login hook: tell a daemon of a desktop session
   install     put units and completions in place, or take them away
 
 'slicemgr VERB --help' tells more."""

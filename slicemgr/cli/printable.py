@@ -65,7 +65,15 @@ def complain(*lines: str) -> None:
 
 def print_out(text: str, prog: str) -> int:
     """To standard output; returns the exit status. That somebody has read enough of it (`| head`) is no failure."""
-    status = 0
+    error = write_out(text)
+    if error is None or isinstance(error, BrokenPipeError):
+        return 0
+    say(f"can't write: {error.strerror}; try another place", prog=prog)
+    return ExitCode.OWN_FAILURE
+
+
+def write_out(text: str) -> OSError | None:
+    """To standard output, at once; returns why it was not written, and then nothing more will be."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -74,10 +82,8 @@ def print_out(text: str, prog: str) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
-        if not isinstance(error, BrokenPipeError):
-            say(f"can't write: {error.strerror}; try another place", prog=prog)
-            status = ExitCode.OWN_FAILURE
-    return status
+        return error
+    return None
 
 
 def printable_command(arguments: Sequence[str], longest: int = _LONGEST) -> str:

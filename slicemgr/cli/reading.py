@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from slicemgr.bus.errors import RemoteError
+from slicemgr.cli import bus_errors
 from slicemgr.cli.exit_codes import ExitCode
 from slicemgr.cli.parser import OneLineParser
 from slicemgr.cli.printable import encodable, print_out, printable, say
@@ -28,9 +30,9 @@ from slicemgr.kernel.errors import (
     NotSupportedError,
     ProcessGoneError,
 )
-from slicemgr.model.slice import SliceKind, SliceSpec
-from slicemgr.service.overview import SYSTEM_ROOT, SliceOverview, Usage, look, user_root, user_roots
-from slicemgr.service.places import SYSTEM_SOCKET, control_socket, state_directory
+from slicemgr.model.slice import SliceSpec
+from slicemgr.service.overview import SYSTEM_ROOT, SliceOverview, Usage, look, look_with_users, user_root
+from slicemgr.service.places import SYSTEM_SOCKET, bus_address, control_socket, state_directory
 
 DAEMON_SECONDS: Final = 0.5
 """A living daemon accepts in well under a millisecond; one that is stopped or swapped out is not waited for."""
@@ -58,6 +60,9 @@ class Manager:
     """Its cgroup."""
     mount: str = MOUNT
     system_socket: str = SYSTEM_SOCKET
+    bus_address: str = ""
+    """Where its daemon has its name; empty: nobody knows."""
+    system_bus_address: str = ""
 
     @property
     def word(self) -> str:
@@ -80,7 +85,7 @@ class DaemonState:
     """Why that can't be said; empty if it can."""
 
 
-def parser(verb: str, description: str, epilog: str, usage: str) -> argparse.ArgumentParser:
+def parser(verb: str, description: str, epilog: str, usage: str, *, with_json: bool = True) -> argparse.ArgumentParser:
     """With the options that all of them have."""
     made = OneLineParser(
         prog=f"slicemgr {verb}",
@@ -93,7 +98,8 @@ def parser(verb: str, description: str, epilog: str, usage: str) -> argparse.Arg
     which = made.add_mutually_exclusive_group()
     which.add_argument("--user", action="store_true", help="your own user manager (the default, but for root)")
     which.add_argument("--system", action="store_true", help="the system manager (the default for root)")
-    made.add_argument("--json", action="store_true", help="the same as JSON, in bytes and seconds")
+    if with_json:
+        made.add_argument("--json", action="store_true", help="the same as JSON, in bytes and seconds")
     return made
 
 
@@ -106,10 +112,15 @@ def chosen_manager(options: argparse.Namespace) -> Manager:
 
 def manager_of(uid: int | None, environment: Mapping[str, str]) -> Manager:
     """The manager of this user, or the system's."""
-    socket_path, state = control_socket(uid, environment), state_directory(uid, environment)
-    if uid is None:
-        return Manager(None, os.path.dirname(socket_path), state, _specs(None))
-    return Manager(uid, os.path.dirname(socket_path), state, _specs(environment), user_root(uid))
+    return Manager(
+        uid=uid,
+        runtime_directory=os.path.dirname(control_socket(uid, environment)),
+        state_directory=state_directory(uid, environment),
+        specs=_specs(None if uid is None else environment),
+        root=SYSTEM_ROOT if uid is None else user_root(uid),
+        bus_address=bus_address(uid, environment),
+        system_bus_address=bus_address(None, environment),
+    )
 
 
 def uid_of_manager(path: str) -> int | None:
@@ -119,17 +130,10 @@ def uid_of_manager(path: str) -> int | None:
 
 
 def look_around(manager: Manager) -> tuple[SliceOverview, ...]:
-    """The slices of this manager; of the system's also those of all users, whom its daemon guards too.
-
-    The system's manager itself has no sessions, so of the configuration it has the builds alone. Raises as
-    overview.look.
-    """
-    if manager.uid is not None:
-        return look(manager.specs, manager.root, manager.mount)
-    slices = look([spec for spec in manager.specs if spec.kind is SliceKind.BUILD], manager.root, manager.mount)
-    for root in user_roots(manager.mount):
-        slices += tuple(each for each in look(manager.specs, root, manager.mount) if each.usage is not None)
-    return slices
+    """The slices of this manager; of the system's also those of all users. Raises as overview.look."""
+    if manager.uid is None:
+        return look_with_users(manager.specs, manager.mount)
+    return look(manager.specs, manager.root, manager.mount)
 
 
 def slice_name(each: SliceOverview, manager: Manager) -> str:
@@ -147,6 +151,18 @@ def guarding_daemon(manager: Manager) -> tuple[str, DaemonState]:
         if systems.listens:
             return "system", systems
     return manager.word, own
+
+
+def bus_of(manager: Manager, whose: str, daemon: DaemonState) -> str:
+    """Where the daemon that `guarding_daemon` told of has its name; empty if there is none."""
+    if not daemon.listens:
+        return ""
+    return manager.bus_address if whose == manager.word else manager.system_bus_address
+
+
+def bus_of_daemon(manager: Manager) -> str:
+    """Where the daemon that guards this manager's slices has its name; empty if there is none."""
+    return bus_of(manager, *guarding_daemon(manager))
 
 
 def rest_kept_by(manager: Manager, whose: str) -> str | None:
@@ -178,6 +194,9 @@ def run_reading(prog: str, read: Callable[[], str]) -> int:
         text = read()
     except ProcessGoneError:  # Who was asked for: the verb has a better hint.
         raise
+    except RemoteError as error:  # Who was asked is the system's daemon: a user's own files can be read.
+        say(bus_errors.line_for(error, "system"), prog=prog)
+        return bus_errors.exit_code_for(error)
     except (NotPermittedError, CgroupNotPermittedError, PermissionError) as error:
         say(f"{_why(error)}; try it as root", prog=prog)
         return ExitCode.OWN_FAILURE

@@ -3,9 +3,11 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from slicemgr.cli import reading
+from slicemgr.cli import asking, reading
+from slicemgr.cli.asking import Told
 from slicemgr.cli.list import job_data, size
 from slicemgr.cli.printable import printable, printable_command, say, shown
 from slicemgr.cli.reading import DaemonState, Manager
@@ -18,7 +20,7 @@ from slicemgr.model.machine import MachineReading
 from slicemgr.model.quantity import format_duration
 from slicemgr.service.history import History, Past
 from slicemgr.service.overview import JobOverview, SliceOverview, UnknownTargetError, Usage, find_slice
-from slicemgr.service.record import record_to_data
+from slicemgr.service.record import Record, record_to_data
 
 SCHEMA: Final = "slicemgr.status/1"
 
@@ -28,16 +30,19 @@ _PROG: Final = "slicemgr status"
 
 _DESCRIPTION: Final = """\
 Show who guards, what memory the machine has left, the managed slices with the jobs in them, and what was killed last.
-With SLICE only that one. It reads files of the kernel; no daemon is needed for it."""
+With SLICE only that one. It reads files of the kernel; no daemon is needed for it. What only a daemon knows is shown if
+there is one, and answers at once on its bus."""
 
 _EPILOG: Final = """\
 USES is memory.current, page cache included; HIGH and MAX are memory.high and memory.max, '-' is no limit. STALL is how
 much of the last ten seconds at least one process waited for memory (memory.pressure, some avg10).
 
 with --json: {"schema": "slicemgr.status/1", "manager", "daemon", "machine", "slices", "last_actions",
-"history_problem", "slices_problem", "rest_kept_by"}; sizes in bytes. history_problem is why the last actions can't be
-read, or null; slices_problem is why the slices can't be, as without cgroup v2, or null;
-rest_kept_by is "system" where the system's daemon keeps what else was done in your slices, or null.
+"history_problem", "slices_problem", "rest_kept_by", "told_by_daemon"}; sizes in bytes. history_problem is why the last
+actions can't be read, or null; slices_problem is why the slices can't be, as without cgroup v2, or null;
+rest_kept_by is "system" where the system's daemon keeps what else was done in your slices and does not tell, or null.
+told_by_daemon is {"version", "dry_run", "pressure_level", "degraded_reasons", "holds"}, or null where no daemon
+answers on its bus; "pressure_level" of a slice and "paused" of a job are from it too.
 
 example: slicemgr status build"""
 
@@ -67,29 +72,53 @@ def _read(manager: Manager, only: str | None, *, as_json: bool) -> str:
         slices = (find_slice(only, slices),)
     machine = machine_reading()
     whose, daemon = reading.guarding_daemon(manager)
-    try:
-        names = None if only is None else {each.unit for each in slices}
-        past = History(manager.state_directory).read(
-            limit=LAST_ACTIONS, wanted=lambda record: is_action(record) and (names is None or record.slice in names)
-        )
-        history_problem = ""
-    except OSError as error:
-        past = Past((), 0)
-        history_problem = error.strerror or str(error)
+    told = asking.told_by(reading.bus_of(manager, whose, daemon))
+    names = None if only is None else frozenset(each.unit for each in slices)
     rest = reading.rest_kept_by(manager, whose)
+    try:
+        past, history_problem = _last_actions(manager, names), ""
+        if rest is not None and told is not None:
+            wanted = partial(_is_wanted, names)
+            whole = asking.with_rest(past, manager.system_bus_address, limit=LAST_ACTIONS, newest=50, wanted=wanted)
+            past, rest = (past, rest) if whole is None else (whole, None)
+    except OSError as error:
+        past, history_problem = Past((), 0), error.strerror or str(error)
     if as_json:
         problems = {"history_problem": history_problem or None, "slices_problem": slices_problem or None}
-        data = _data(manager, whose, daemon, machine, slices, past)
+        data = _data(manager, whose, daemon, machine, slices, past, told)
         return reading.as_json(SCHEMA, {**data, **problems, "rest_kept_by": rest})
     width = reading.terminal_width()
     lines = [
-        _who_guards(manager, whose, daemon),
+        _who_guards(manager, whose, daemon) + (": a dry run, it ends nobody" if told and told.is_dry_run else ""),
         _machine_line(machine),
+        *_told_lines(told, slices, manager),
         "",
-        *([] if slices_problem else [*_slice_lines(slices, manager, width), ""]),
+        *([] if slices_problem else [*_slice_lines(slices, manager, width, told), ""]),
         *_action_lines(past, history_problem, rest),
     ]
     return "".join(f"{line if width is None else cut(line, width)}\n" for line in lines)
+
+
+def _last_actions(manager: Manager, names: frozenset[str] | None) -> Past:
+    """Raises OSError."""
+    return History(manager.state_directory).read(limit=LAST_ACTIONS, wanted=partial(_is_wanted, names))
+
+
+def _is_wanted(names: frozenset[str] | None, record: Record) -> bool:
+    return is_action(record) and (names is None or record.slice in names)
+
+
+def _told_lines(told: Told | None, slices: Sequence[SliceOverview], manager: Manager) -> list[str]:
+    """What only the daemon knows, if there is something of it."""
+    if told is None:
+        return []
+    levels = [(told.levels.get(each.path, "none"), reading.slice_name(each, manager)) for each in slices]
+    pressed = ", ".join(f"{printable(level)} in {name}" for level, name in levels if level != "none")
+    lines = [f"memory pressure: {pressed}"] if pressed else []
+    for hold in told.holds:
+        what, reason, who = (printable(str(hold.get(key, ""))) for key in ("what", "reason", "application-id"))
+        lines.append(f"held: {what}, for '{reason}'" + (f", by {who}" if who else ""))
+    return lines + [f"not in force: {printable(each)}" for each in told.degraded]
 
 
 def _who_guards(manager: Manager, whose: str, daemon: DaemonState) -> str:
@@ -122,8 +151,9 @@ def _machine_line(machine: MachineReading) -> str:
     return line
 
 
-def _slice_lines(slices: Sequence[SliceOverview], manager: Manager, width: int | None) -> list[str]:
+def _slice_lines(slices: Sequence[SliceOverview], manager: Manager, width: int | None, told: Told | None) -> list[str]:
     """A row for each slice and job, and below a job's row what it is."""
+    paused = {} if told is None else told.paused
     rows: list[tuple[str, ...]] = [("SLICE, JOB", "USES", "HIGH", "MAX", "SWAP", "STALL", "PROCS")]
     below: dict[int, str] = {}
     for each in slices:
@@ -133,7 +163,7 @@ def _slice_lines(slices: Sequence[SliceOverview], manager: Manager, width: int |
         rows.append((name, *_figures(each.usage)))
         for job in each.jobs:
             rows.append((f"  {cut(printable(job.name), 28)}", *_figures(job.usage)))
-            below[len(rows) - 1] = _job_line(job)
+            below[len(rows) - 1] = _job_line(job, "paused; " if paused.get(job.path) else "")
     lines = []
     for at, line in enumerate(table(rows, right=range(1, 7), width=width)):
         lines.append(line)
@@ -150,12 +180,12 @@ def _figures(usage: Usage | None) -> tuple[str, ...]:
     return (*(size(each) for each in sizes), stalled, str(usage.members))
 
 
-def _job_line(job: JobOverview) -> str:
+def _job_line(job: JobOverview, state: str) -> str:
     age = "" if job.age_seconds is None else f"for {format_duration(job.age_seconds)}"
     if job.leader_pid is None:
-        return f"    {age or 'ending'}; its command has ended"
+        return f"    {state}{age or 'ending'}; its command has ended"
     doing = f": {printable_command(job.command_line)}" if job.command_line else ""
-    return f"    {age}, pid {job.leader_pid}{doing}"
+    return f"    {state}{age}, pid {job.leader_pid}{doing}"
 
 
 def _action_lines(past: Past, problem: str, rest: str | None) -> list[str]:
@@ -178,6 +208,7 @@ def _data(
     machine: MachineReading,
     slices: Sequence[SliceOverview],
     past: Past,
+    told: Told | None,
 ) -> dict[str, object]:
     return {
         "manager": manager.word,
@@ -191,17 +222,30 @@ def _data(
             "zram_memory": machine.zram_memory_bytes,
             "stalled_percent": None if machine.pressure is None else machine.pressure.some.avg10,
         },
-        "slices": [_slice_data(each) for each in slices],
+        "slices": [_slice_data(each, told) for each in slices],
         "last_actions": [record_to_data(record) for record in past.records],
+        "told_by_daemon": None if told is None else _told_data(told),
     }
 
 
-def _slice_data(each: SliceOverview) -> dict[str, object]:
+def _told_data(told: Told) -> dict[str, object]:
+    return {
+        "version": told.version,
+        "dry_run": told.is_dry_run,
+        "pressure_level": told.pressure_level,
+        "degraded_reasons": list(told.degraded),
+        "holds": [{key.replace("-", "_"): value for key, value in hold.items()} for hold in told.holds],
+    }
+
+
+def _slice_data(each: SliceOverview, told: Told | None) -> dict[str, object]:
+    levels, paused = ({}, {}) if told is None else (told.levels, told.paused)
     return {
         "unit": each.unit,
         "cgroup": each.path,
         "kind": None if each.kind is None else each.kind.value,
         "exists": each.usage is not None,
         **({} if each.usage is None else reading.usage_data(each.usage)),
-        "jobs": [job_data(job, each) for job in each.jobs],
+        "pressure_level": levels.get(each.path),
+        "jobs": [job_data(job, each, paused.get(job.path)) for job in each.jobs],
     }

@@ -3,9 +3,9 @@
 
 _slicemgr() {
     local cur prev words cword
-    _init_completion || return
+    _init_completion -n = || return
 
-    local verbs='run status list explain kills config daemon install'
+    local verbs='run status list explain kills monitor set config daemon session install'
     if ((cword == 1)); then
         mapfile -t COMPREPLY < <(compgen -W "$verbs --help --version" -- "$cur")
         return
@@ -31,11 +31,26 @@ _slicemgr() {
             done
             options='--max --high --swap-max --slice --name --json --backend --help --'
             ;;
-        list) options='--json --user --system --help' ;;
+        list | monitor) options='--json --user --system --help' ;;
         kills) options='--since -n --json --user --system --help' ;;
         status | explain) options='--json --user --system --help build.slice app.slice session.slice' ;;
+        set)
+            [[ $cur == *=* ]] && return
+            options='--user --system --no-ask-password --help'
+            for ((at = 2; at < cword; at++)); do
+                [[ ${words[at]} == -* ]] || break
+            done
+            # The first word that is no option is a slice or a job, the others are limits.
+            if ((at < cword)); then
+                options+=' memory_high= memory_max= memory_swap_max= memory_low= memory_min= tasks_max= cpu_weight= io_weight='
+                compopt -o nospace 2>/dev/null
+            else
+                options+=' build.slice app.slice session.slice'
+            fi
+            ;;
         config) options='--check --json --user --system --help' ;;
         daemon) options='--user --system --dry-run --help' ;;
+        session) options='open close --pam --help' ;;
         install) options='--user --system --uninstall --dry-run --destdir --help' ;;
     esac
 

@@ -600,7 +600,7 @@ def test_whoever_has_read_enough(tmp_path: Path) -> None:
     assert done.stderr == "slicemgr kills: can't write: No space left on device; try another place\n"
 
 
-@pytest.mark.parametrize("verb", ["status", "list", "explain", "kills"])
+@pytest.mark.parametrize("verb", ["status", "list", "explain", "kills", "monitor"])
 def test_help_needs_no_machine(verb: str) -> None:
     """It names the schema of its JSON, and fits into 120 columns."""
     ended = slicemgr(verb, "--help")

@@ -66,6 +66,7 @@ def block(introduction: str) -> str:
             [
                 "slicemgr install --system",
                 "systemctl enable --now slicemgr",
+                "systemctl --global enable slicemgr-session",
                 AFTERWARDS,
             ],
         ),
