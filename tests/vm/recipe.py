@@ -29,6 +29,13 @@ PACKAGES = (
     "libc6-dev",
     "make",
     "procps",
+    # Desktops of their own: an X server without a screen, started by startx, and a window manager that reads autostart.
+    "xvfb",
+    "xinit",
+    "openbox",
+    "python3-xdg",
+    # A notification server that can be asked what it shows, and pressed by a script.
+    "dunst",
     "util-linux",
     "initramfs-tools",
     # The cloud kernel has all we ask for (PSI=y, ZRAM=m, VIRTIO_CONSOLE=m) in a third of the modules.
@@ -154,7 +161,14 @@ class Recipe:
     # 3 GiB sparse, of which 0.65 are used: room for a test that fills a disk. 17,500 inodes are used.
     size_mib: int = 3072
     inodes: int = 131072
-    excluded: tuple[str, ...] = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
+    excluded: tuple[str, ...] = (
+        "/usr/share/man/*",
+        "/usr/share/locale/*",
+        "/usr/share/doc/*",
+        # 150 MB with which an X server would draw in three dimensions.
+        "/usr/lib/*/libLLVM*",
+        "/usr/lib/*/dri/*",
+    )
 
 
 RECIPES = {suite: Recipe(suite) for suite in ("bookworm", "trixie")}

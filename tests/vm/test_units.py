@@ -115,7 +115,9 @@ def stand_in(vm_user: str, systemd: Systemd, installed: Path) -> Iterator[Callab
 
 
 def files_of(home: Path) -> set[Path]:
-    folders = [home, Path("/usr/local"), Path("/etc/systemd"), Path("/var/lib/slicemgr")]
+    etc, share = Path("/etc"), Path("/usr/share")
+    folders = [home, Path("/usr/local"), Path("/var/lib/slicemgr"), etc / "systemd", etc / "xdg"]
+    folders += [share / "dbus-1", share / "polkit-1"]
     return {path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts}
 
 
@@ -131,7 +133,8 @@ def test_uninstall_leaves_nothing(systemd: Systemd, vm_user: str) -> None:
     systemd.systemctl("enable", "slicemgr")
     assert files_of(home) > before
     told = install("--uninstall").splitlines()
-    assert told[0] == f"ran systemctl{flag} disable --now slicemgr.service"
+    services = "slicemgr.service" if vm_user == "root" else "slicemgr.service slicemgr-session.service"
+    assert told[0] == f"ran systemctl{flag} disable --now {services}"
     # The folders in which `systemctl enable` has put its link.
     assert files_of(home) - before <= {home / each for each in (".config", ".config/systemd", ".config/systemd/user")}
     assert systemd.systemctl("show", "--property=LoadState", "--value", "slicemgr.service") == "not-found"
@@ -140,7 +143,7 @@ def test_uninstall_leaves_nothing(systemd: Systemd, vm_user: str) -> None:
 def test_systemd_analyze_is_content(installed: Path, vm_user: str, vm_files: Path) -> None:
     """Nothing to say of any line, and the system's service is OK: below 5 it would be MEDIUM, and 0 is PERFECT."""
     whose = [] if vm_user == "root" else ["--user"]
-    for unit in ("slicemgr.service", "build.slice"):
+    for unit in ("slicemgr.service", "build.slice", *(() if vm_user == "root" else ("slicemgr-session.service",))):
         assert run("systemd-analyze", *whose, "verify", "--man=no", str(installed / unit)) == ""
     told = run("systemd-analyze", *whose, "security", "--no-pager", "slicemgr.service")
     (vm_files / f"security-{vm_user}.txt").write_text(told)
