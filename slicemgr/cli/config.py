@@ -83,8 +83,6 @@ def _parser() -> OneLineParser:
         usage="slicemgr config [--user | --system] [--json] [KEY]\n       slicemgr config --check FILE [--json]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     manager = parser.add_mutually_exclusive_group()
     manager.add_argument("--user", action="store_true", help="what holds for your own slices (default, but for root)")

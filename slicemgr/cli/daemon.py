@@ -91,13 +91,11 @@ def _why_unable(root: str) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = OneLineParser(
+    parser = OneLineParser(
         prog=_PROG,
         usage="slicemgr daemon [--user | --system] [--dry-run]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--user", action="store_true", help="guard this user's slices (the default, but for root)")

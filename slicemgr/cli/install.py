@@ -78,8 +78,6 @@ def _parser() -> argparse.ArgumentParser:
         prog=_PROG,
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     whose = parser.add_mutually_exclusive_group()
     whose.add_argument("--user", action="store_true", help="for your own service manager")

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 class OneLineParser(argparse.ArgumentParser):
     """A usage error is one line that ends in what to try; the full help is for who asks for it."""
 
+    def __init__(self, *, prog: str, description: str, epilog: str, usage: str | None = None) -> None:
+        """Texts are shown as they are written; an option has one spelling, so that another can be added later."""
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""
         say(f"{one_line(message)}; try '{self.prog} --help'", prog=self.prog)
@@ -79,9 +90,7 @@ def parse_verb(arguments: Sequence[str], verbs: Sequence[str], version: str) -> 
         prog="slicemgr",
         usage="slicemgr [--help] [--version] VERB ...",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"slicemgr {version}")
     parser.add_argument("verb", choices=verbs, metavar="VERB", help=argparse.SUPPRESS)

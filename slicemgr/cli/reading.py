@@ -92,8 +92,6 @@ def parser(verb: str, description: str, epilog: str, usage: str, *, with_json: b
         usage=f"slicemgr {verb} {usage}",
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     which = made.add_mutually_exclusive_group()
     which.add_argument("--user", action="store_true", help="your own user manager (the default, but for root)")

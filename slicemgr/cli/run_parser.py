@@ -46,8 +46,6 @@ def _parser() -> OneLineParser:
         usage="slicemgr run [OPTIONS] -- COMMAND [ARGUMENT ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--max", metavar="SIZE|PCT", help="hard limit: above it one process is killed")
     parser.add_argument("--high", metavar="SIZE|PCT", help="soft limit: above it the command is slowed down")

@@ -80,13 +80,11 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = OneLineParser(
+    parser = OneLineParser(
         prog=_PROG,
         usage="slicemgr session open|close\n       slicemgr session --pam",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--pam", action="store_true", help="called by pam_exec: PAM_TYPE says what for; always exits 0")
     parser.add_argument("deed", nargs="?", choices=("open", "close"), metavar="open|close", help=argparse.SUPPRESS)

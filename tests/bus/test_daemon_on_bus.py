@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slicemgr.bus.client import BusClient
 from slicemgr.bus.errors import RemoteError
 from slicemgr.bus.objects import BUS_NAME, LOG_CONTROL, LOG_CONTROL_PATH, MANAGER, ROOT, SLICE, slice_object
+from tests.bus.connected_client import connected_client
 from tests.service.test_daemon import SECONDS, Machine, Running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from slicemgr.bus.client import BusClient
     from tests.bus.private_bus import PrivateBus
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -75,15 +76,8 @@ class Caller:
 
 @contextlib.asynccontextmanager
 async def caller(bus: PrivateBus) -> AsyncIterator[Caller]:
-    connected = asyncio.Event()
-    client = BusClient(bus.address, loop=asyncio.get_running_loop(), connected=connected.set)
-    client.start()
-    try:
-        async with asyncio.timeout(SECONDS):
-            await connected.wait()
+    async with connected_client(bus) as client:
         yield Caller(client)
-    finally:
-        client.stop()
 
 
 @contextlib.asynccontextmanager

@@ -10,38 +10,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from gi.repository import GLib
 
-from slicemgr.bus.client import BusClient
 from slicemgr.bus.errors import RemoteError
 from slicemgr.bus.login1 import Login1, LoginSession
 from slicemgr.bus.notifications import Notifications
 from slicemgr.model.notice import Bubble, NoticeAction, Urgency
 from slicemgr.placement.bus_connection import Connection, ManagerError
 from slicemgr.placement.systemd1 import NO_LIMIT, Manager
+from tests.bus.connected_client import connected_client
 from tests.bus.dbusmocks import Mock, needs_dbusmock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
+    from slicemgr.bus.client import BusClient
     from tests.bus.private_bus import PrivateBus
 
 pytestmark = needs_dbusmock
 
 SECONDS = 60.0
 SYSTEMD1, LOGIN1, DESKTOP = "org.freedesktop.systemd1", "org.freedesktop.login1", "org.freedesktop.Notifications"
-
-
-@contextlib.asynccontextmanager
-async def client(bus: PrivateBus, subscribe: Callable[[BusClient], object]) -> AsyncIterator[BusClient]:
-    connected = asyncio.Event()
-    made = BusClient(bus.address, loop=asyncio.get_running_loop(), connected=connected.set)
-    subscribe(made)
-    made.start()
-    try:
-        async with asyncio.timeout(SECONDS):
-            await connected.wait()
-        yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture
@@ -113,7 +100,7 @@ async def test_sessions_come_change_and_go(bus: PrivateBus) -> None:
     )
     with there:
         await tell(there, "AddSession", "(ssusb)", "c1", "seat0", 1000, "person", True)
-        async with client(bus, subscribe):
+        async with connected_client(bus, subscribe):
             following = asyncio.create_task(login[0].follow())
             login[0].look_again()
             await until(lambda sessions: set(sessions) == {"c1"})
@@ -160,7 +147,7 @@ async def test_a_bubble_is_shown_updated_and_withdrawn(bus: PrivateBus, capabili
         parameters=f'{{"capabilities": "{capabilities}"}}' if capabilities else "",
     )  # fmt: skip
     with there:
-        async with client(bus, subscribe), asyncio.timeout(SECONDS):
+        async with connected_client(bus, subscribe), asyncio.timeout(SECONDS):
             bubble = Bubble("kate", "5 < 6 & more", Urgency.CRITICAL, ((NoticeAction.STOP, "Stop"),))
             number = await shown[0].show(bubble)
             assert number == 1

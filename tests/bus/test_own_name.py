@@ -18,6 +18,7 @@ from slicemgr.bus.own_name import OwnName
 from slicemgr.bus.server import BusServer
 from slicemgr.model.machine import MachineReading
 from slicemgr.service.published import Moment, Standing, objects_of
+from tests.bus.connected_client import connected_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -76,19 +77,6 @@ async def daemon(bus: PrivateBus) -> AsyncIterator[Daemon]:
         made.server.stop()
 
 
-@contextlib.asynccontextmanager
-async def client(bus: PrivateBus) -> AsyncIterator[BusClient]:
-    connected = asyncio.Event()
-    made = BusClient(bus.address, loop=asyncio.get_running_loop(), connected=connected.set)
-    made.start()
-    try:
-        async with asyncio.timeout(SECONDS):
-            await connected.wait()
-        yield made
-    finally:
-        made.stop()
-
-
 async def scope(asking: BusClient) -> Any:
     arguments = (MANAGER, "Scope")
     (told,) = await asking.call(BUS_NAME, ROOT, "org.freedesktop.DBus.Properties", "Get", "(ss)", arguments)
@@ -107,7 +95,7 @@ async def test_a_policy_that_comes_later(bus: PrivateBus, monkeypatch: pytest.Mo
     monkeypatch.setattr(OwnName, "_refused", counted)
     monkeypatch.setattr(own_name, "FIRST_RETRY_SECONDS", 0.01)
     forbid(bus)
-    async with client(bus) as it, daemon(bus) as there, asyncio.timeout(SECONDS):
+    async with connected_client(bus) as it, daemon(bus) as there, asyncio.timeout(SECONDS):
         state = await there.told()
         assert state.startswith(f"the bus does not give us the name {BUS_NAME} (")
         assert state.endswith("; try 'slicemgr install'")
@@ -137,7 +125,7 @@ async def test_a_bus_that_goes_while_we_are_refused(bus: PrivateBus, monkeypatch
 
 @pytest.mark.asyncio
 async def test_taken_away_and_given_back(bus: PrivateBus) -> None:
-    async with client(bus) as it, daemon(bus) as there:
+    async with connected_client(bus) as it, daemon(bus) as there:
         assert await there.told() == ""
         async with daemon(bus) as second:
             assert await second.told() == TAKEN
@@ -151,7 +139,7 @@ async def test_taken_away_and_given_back(bus: PrivateBus) -> None:
 @pytest.mark.asyncio
 async def test_taken_away_and_nobody_has_it(bus: PrivateBus) -> None:
     """Asked for again at once."""
-    async with client(bus) as it, daemon(bus) as there:
+    async with connected_client(bus) as it, daemon(bus) as there:
         assert await there.told() == ""
         there.give_up_name()
         assert [await there.told(), await there.told()] == [TAKEN, ""]
