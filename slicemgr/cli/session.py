@@ -7,8 +7,9 @@ import os
 import select
 import signal
 import sys
+import syslog
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, NoReturn
 
@@ -37,9 +38,6 @@ example: slicemgr session open"""
 LIMIT_SECONDS: Final = 1.5
 """For all of it; the interpreter has taken some time already, and a login waits two seconds at most."""
 
-CLOSING_SECONDS: Final = 4.0
-"""The same at the end of a session: what goes on by itself then is ended with the unit."""
-
 MOST_SECONDS: Final = 30
 """For what goes on without anybody waiting: a daemon that the bus starts, on a machine that has just booted."""
 
@@ -48,6 +46,10 @@ LEFT_BEHIND_SECONDS: Final = 120
 
 CALL_SECONDS: Final = 20.0
 """Of these, for a daemon to answer."""
+
+
+class _RefusedError(Exception):
+    """The line that is to be said."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,15 +70,13 @@ def _main(arguments: Sequence[str]) -> int:
         deed = {"open_session": "open", "close_session": "close"}.get(os.environ.get("PAM_TYPE", ""), "")
         if not deed or os.getuid() != 0:
             return 0
-        return _within(deadline, partial(_tell_the_systems, deed, os.getpid()), is_silent=True)
+        return _within(deadline, partial(_find_login, deed), is_silent=True)
     if options.deed is None:
         parser.error("no open or close given")
     if os.getuid() == 0:
         say("root has no session.slice; try it as the user who sits there", prog=_PROG)
         return 0
-    if options.deed == "close":
-        deadline += CLOSING_SECONDS - LIMIT_SECONDS
-    return _within(deadline, partial(_tell_the_users, options.deed, os.getpid()))
+    return _within(deadline, partial(_find_leader, options.deed))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,12 +91,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _within(deadline: float, work: Callable[[], str], *, is_silent: bool = False) -> int:
-    """The status of `work`, done in a child that goes on by itself when time is up. It returns what is to be said.
+def _within(deadline: float, find: Callable[[], Callable[[], object]], *, is_silent: bool = False) -> int:
+    """The status of telling what `find` has found, which is what it returns.
 
-    A time-out of our own is not enough: GLib connects without one, and a home on a dead server or a page that comes
-    back from swap wait in the kernel. The parent has nothing to wait for but a pipe.
+    We ourselves find it, because those who have started us may end when we do, and nobody is above a child then. That
+    reads /proc; the rest is done in a child that goes on by itself when time is up. A time-out of our own would not do:
+    GLib connects without one, and a home on a dead server or a page that comes back from swap wait in the kernel.
     """
+    try:
+        tell = find()
+    except Exception as error:  # noqa: BLE001 - as in the child
+        if not is_silent:
+            say(_words_of(error), prog=_PROG)
+        return ExitCode.OWN_FAILURE
     told, telling = os.pipe()
     try:
         child = os.fork()
@@ -105,7 +112,7 @@ def _within(deadline: float, work: Callable[[], str], *, is_silent: bool = False
         return ExitCode.OWN_FAILURE
     if child == 0:
         os.close(told)
-        _be_the_child(work, telling)
+        _be_the_child(tell, telling)
     os.close(telling)
     words = _read_until(deadline, told)
     if words is None:
@@ -130,18 +137,35 @@ def _read_until(deadline: float, told: int) -> str | None:
     return None
 
 
-def _be_the_child(work: Callable[[], str], telling: int) -> NoReturn:
+def _be_the_child(work: Callable[[], object], telling: int) -> NoReturn:
     words = "its process has ended; try again"
     try:
         signal.alarm(MOST_SECONDS)
         _let_go_of_the_callers_files()
-        words = work()
+        work()
+        words = ""
     except Exception as error:  # noqa: BLE001 - our own fault; nobody reads a traceback at login
-        words = one_line(f"{type(error).__name__}: {error}; try 'slicemgr status'")
+        words = _words_of(error)
     finally:
-        with contextlib.suppress(OSError):  # The parent is gone.
-            os.write(telling, words.encode(errors="replace"))
-        os._exit(0)
+        try:
+            _hand_over(words, telling)
+        finally:
+            os._exit(0)
+
+
+def _hand_over(words: str, telling: int) -> None:
+    """To whom waits; or to the journal, if nobody does any more."""
+    try:
+        os.write(telling, words.encode(errors="replace"))
+    except OSError:
+        if words:
+            syslog.syslog(syslog.LOG_WARNING, f"{_PROG}: {words}")
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, _RefusedError):
+        return str(error)
+    return one_line(f"{type(error).__name__}: {error}; try 'slicemgr status'")
 
 
 def _leave_behind(work: Callable[[], object]) -> None:
@@ -166,25 +190,40 @@ def _let_go_of_the_callers_files() -> None:
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def _tell_the_users(deed: str, pid: int) -> str:
+def _find_leader(deed: str) -> Callable[[], object]:
     from slicemgr.service import session_hook
 
-    tell = session_hook.open_session if deed == "open" else session_hook.close_session
-    try:
-        tell(pid, os.getuid(), os.environ, seconds=CALL_SECONDS)
-    except session_hook.HookError as error:
-        return one_line(str(error))
-    return ""
+    with _as_refusals():
+        leader = session_hook.leader_above(os.getpid(), os.getuid(), os.environ)
+
+    def tell() -> None:
+        tell_them = session_hook.open_session if deed == "open" else session_hook.close_session
+        with _as_refusals():
+            tell_them(leader, os.getuid(), os.environ, seconds=CALL_SECONDS)
+
+    return tell
 
 
-def _tell_the_systems(deed: str, pid: int) -> str:
+def _find_login(deed: str) -> Callable[[], object]:
     from slicemgr.service import session_hook, session_usher
 
-    try:
-        login = session_hook.login_above(pid)
+    with _as_refusals():
+        login = session_hook.login_above(os.getpid())
+
+    def tell() -> None:
         if deed == "open" and os.environ.get("XDG_SESSION_TYPE", "") in session_usher.TEXT:
             _leave_behind(partial(session_usher.usher, login, os.environ))
-        session_hook.tell_the_systems_daemon(deed, login, os.environ, seconds=CALL_SECONDS)
-    except session_hook.HookError as error:
-        return one_line(str(error))
-    return ""
+        with _as_refusals():
+            session_hook.tell_the_systems_daemon(deed, login, os.environ, seconds=CALL_SECONDS)
+
+    return tell
+
+
+@contextlib.contextmanager
+def _as_refusals() -> Iterator[None]:
+    from slicemgr.service.session_hook import HookError
+
+    try:
+        yield
+    except HookError as error:
+        raise _RefusedError(one_line(str(error))) from error

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the login hook does: find the session's leader, and tell a daemon, or without one put it in place.
 
-Each call may block, in the kernel and on the bus; cli/session.py sees to it that nobody waits for that.
+The two that look above us read /proc and cgroupfs. All others may block, in the kernel and on the bus; cli/session.py
+sees to it that nobody waits for that.
 """
 
 import contextlib
@@ -32,20 +33,19 @@ class HookError(Exception):
     """It could not be done; one line that ends in what to try."""
 
 
-def open_session(pid: int, uid: int, environment: Mapping[str, str], *, seconds: float) -> None:
-    """Tell the user's daemon of the session that this process is in. Raises HookError.
+def leader_above(pid: int, uid: int, environment: Mapping[str, str]) -> Leader | None:
+    """Of the session that this process is in; None: of none. Raises HookError."""
+    with _as_hook_errors():
+        return find_leader(pid, uid, environment.get("XDG_SESSION_ID", ""))
+
+
+def open_session(leader: Leader | None, uid: int, environment: Mapping[str, str], *, seconds: float) -> None:
+    """Tell the user's daemon of this one's session. Raises HookError.
 
     Without a daemon the service manager is asked for what that would have asked for.
     """
-    with _as_hook_errors():
-        leader = find_leader(pid, uid, environment.get("XDG_SESSION_ID", ""))
-        if leader is None:
-            raise HookError("this is no session; try it from within one, as from ~/.xinitrc or XDG autostart")
-    open_session_of(leader, uid, environment, seconds=seconds)
-
-
-def open_session_of(leader: Leader, uid: int, environment: Mapping[str, str], *, seconds: float) -> None:
-    """The same, by who knows the leader. Raises HookError."""
+    if leader is None:
+        raise HookError("this is no session; try it from within one, as from ~/.xinitrc or XDG autostart")
     with _as_hook_errors(), _held(leader.identity) as (pidfd, process):
         identifier = session_id(leader.session, leader.identity.pid)
         options: dict[str, Any] = {
@@ -60,13 +60,13 @@ def open_session_of(leader: Leader, uid: int, environment: Mapping[str, str], *,
             _place(process, identifier, uid, environment)
 
 
-def close_session(pid: int, uid: int, environment: Mapping[str, str], *, seconds: float) -> None:
+def close_session(leader: Leader | None, uid: int, environment: Mapping[str, str], *, seconds: float) -> None:
     """It ends. Without a daemon, or if that knows nothing of it, all is well. Raises HookError."""
+    if leader is None:
+        return
     with _as_hook_errors():
-        leader = find_leader(pid, uid, environment.get("XDG_SESSION_ID", ""))
-        if leader is not None:
-            identifier = session_id(leader.session, leader.identity.pid)
-            _forget(_addresses(uid, environment), identifier, seconds)
+        identifier = session_id(leader.session, leader.identity.pid)
+        _forget(_addresses(uid, environment), identifier, seconds)
 
 
 def login_above(pid: int) -> ProcessIdentity:

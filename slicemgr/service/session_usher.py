@@ -16,7 +16,7 @@ from typing import Final
 from slicemgr.kernel import procfs
 from slicemgr.kernel.errors import KernelError
 from slicemgr.model.process import ProcessIdentity
-from slicemgr.service.session_hook import HookError, open_session_of
+from slicemgr.service.session_hook import HookError, open_session
 from slicemgr.service.session_leader import Leader
 
 WAIT_SECONDS: Final = 30.0
@@ -59,7 +59,7 @@ def usher(login: ProcessIdentity, environment: Mapping[str, str]) -> None:
         "XDG_SESSION_TYPE": environment.get("XDG_SESSION_TYPE", ""),
     }
     leader = Leader(first, session, is_run_by_units=False)
-    open_session_of(leader, person.pw_uid, of_person, seconds=CALL_SECONDS)
+    open_session(leader, person.pw_uid, of_person, seconds=CALL_SECONDS)
 
 
 def first_process(

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,14 +38,22 @@ from slicemgr.service.session_leader import Leader
 uid, what, limit = sys.argv[2:5]
 os.getuid = lambda: int(uid)
 session.LIMIT_SECONDS = float(limit)
-us = os.getppid()
+us, hook = os.getppid(), os.getpid()
 session_hook.find_leader = lambda *_: {
     "units": lambda: Leader(procfs.identity_of(us), "2", True), "session": lambda: Leader(procfs.identity_of(us), "2", False),
     "none": lambda: None, "fault": lambda: 1 / 0,
-}[what]()
+}.get(what, lambda: None)()
+session.syslog.syslog = lambda _, words: open(os.environ["JOURNAL"], "w").write(words)
+if what == "late fault":
+    session_hook.open_session = lambda *_, **__: late() or 1 / 0
 session_hook.login_program = lambda pid: procfs.identity_of(us)
 session_hook.bus_address = lambda uid, environment: environment.get("DBUS_SESSION_BUS_ADDRESS") or os.environ["BUS"]
 session_hook.connect = lambda uid, **_: hang()
+
+def late():
+    import time
+    while os.getppid() == hook:
+        time.sleep(0.01)
 
 def hang():
     import signal
@@ -126,6 +136,19 @@ def test_a_bus_that_stands_still(silent_bus: str) -> None:
     assert time.monotonic() - started < 20  # Not for ever: the two seconds are the next test's.
 
 
+def test_what_goes_wrong_later_is_in_the_journal(tmp_path: Path) -> None:
+    """The login has gone on, and its terminal is somebody else's."""
+    os.mkfifo(tmp_path / "journal")
+    reader = os.open(tmp_path / "journal", os.O_RDONLY | os.O_NONBLOCK)
+    done = hook("open", limit=0.4, what="late fault", JOURNAL=str(tmp_path / "journal"))
+    assert (done.returncode, done.stderr) == (0, LATE)
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    assert poll.poll(60_000)
+    assert os.read(reader, 999) == b"slicemgr session: ZeroDivisionError: division by zero; try 'slicemgr status'"
+    os.close(reader)
+
+
 def test_who_is_left_behind_is_not_waited_for(tmp_path: Path) -> None:
     """The usher stays until there is a login shell, and that comes when the hook has ended."""
     shell, ended = tmp_path / "shell", tmp_path / "ended"
@@ -135,12 +158,8 @@ def test_who_is_left_behind_is_not_waited_for(tmp_path: Path) -> None:
             time.sleep(0.01)
         ended.touch()
 
-    def work() -> str:
-        session_verb._leave_behind(usher)
-        return ""
-
     deadline = time.monotonic() + 20
-    assert session_verb._within(deadline, work, is_silent=True) == 0
+    assert session_verb._within(deadline, lambda: partial(session_verb._leave_behind, usher), is_silent=True) == 0
     in_time = time.monotonic() < deadline
     shell.touch()
     while not ended.exists():

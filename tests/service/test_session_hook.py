@@ -140,17 +140,20 @@ class Login:
         assert (uid, runtime_dir) == (UID, self.environment["XDG_RUNTIME_DIR"])
         return self.manager
 
+    def above(self) -> Leader | None:
+        return session_hook.leader_above(os.getpid(), UID, self.environment)
+
     def open(self) -> str:
         """Nothing, or why not."""
         try:
-            session_hook.open_session(os.getpid(), UID, self.environment, seconds=20.0)
+            session_hook.open_session(self.above(), UID, self.environment, seconds=20.0)
         except HookError as error:
             return str(error)
         return ""
 
     def close(self) -> str:
         try:
-            session_hook.close_session(os.getpid(), UID, self.environment, seconds=20.0)
+            session_hook.close_session(self.above(), UID, self.environment, seconds=20.0)
         except HookError as error:
             return str(error)
         return ""

@@ -113,7 +113,7 @@ def test_as_whom(login: tuple[ProcessIdentity, subprocess.Popen[str]], monkeypat
     monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_name="anna", pw_uid=uid, pw_gid=5))
     for name in ("initgroups", "setgid", "setuid"):
         monkeypatch.setattr(os, name, lambda *values, name=name: done.append((name, *values)))
-    monkeypatch.setattr(session_usher, "open_session_of", lambda *values, **_: done.append(values))
+    monkeypatch.setattr(session_usher, "open_session", lambda *values, **_: done.append(values))
     usher(login[0], {"PAM_USER": "anna", "XDG_SESSION_ID": "2", "XDG_SESSION_TYPE": "tty", "LD_PRELOAD": "evil.so"})
     (child,) = procfs.children_of(login[1].pid)
     environment = {"XDG_RUNTIME_DIR": f"/run/user/{uid}", "XDG_SESSION_ID": "2", "XDG_SESSION_TYPE": "tty"}

@@ -183,6 +183,7 @@ def test_a_login_can_not_fail_by_its_hook() -> None:
     assert (start, stop) == ("-@SLICEMGR@ session open", "-@SLICEMGR@ session close")
     assert 0 < int(*settings(unit, "TimeoutStartSec")) <= 5
     assert 0 < int(*settings(unit, "TimeoutStopSec")) <= 5
+    assert settings(unit, "KillMode") == ["process"]
     assert settings(unit, "Type") == ["oneshot"]
     assert settings(unit, "RemainAfterExit") == ["yes"]
     assert "graphical-session-pre.target" in settings(unit, "Before")

@@ -31,8 +31,9 @@ DESKTOP_UNITS = {
     "desk-x11.service": "[Unit]\nAfter=graphical-session-pre.target\nPartOf=graphical-session.target\n"
     f"[Service]\nSlice=session.slice\nExecStart={XSERVER}\n",
     "desk-wm.service": "[Unit]\nAfter=desk-x11.service graphical-session-pre.target\nPartOf=graphical-session.target\n"
+    "StartLimitIntervalSec=0\n"
     "[Service]\nSlice=session.slice\nEnvironment=DISPLAY=:7\nRestart=on-failure\nRestartSec=200ms\n"
-    "StartLimitIntervalSec=0\nExecStart=/usr/bin/openbox\n",
+    "ExecStart=/usr/bin/openbox\n",
 }
 
 
@@ -218,6 +219,34 @@ def test_a_login_goes_on_without_us(fault: str) -> None:
         finally:
             program.unlink()
             script.write_text(was)
+
+
+SLOW = """
+import os, time
+
+def fork(fork=os.fork):
+    pid = fork()
+    if pid == 0:
+        time.sleep(4)
+    return pid
+
+os.fork = fork
+"""
+
+
+def test_a_hook_that_is_late_goes_on() -> None:
+    """A machine so slow that the login does not wait for it: the daemon is told all the same."""
+    units = {f".config/systemd/user/{name}": text for name, text in DESKTOP_UNITS.items()}
+    units[".config/systemd/user/slicemgr-session.service.d/slow.conf"] = "[Service]\nEnvironment=PYTHONPATH=%h/slow\n"
+    units["slow/sitecustomize.py"] = SLOW
+    with (
+        files(**units),
+        user_installed(),
+        logged_in("systemctl --user start desk-session.target; exec sleep 1000") as it,
+    ):
+        until(lambda: sessions(system=False).keys() == {it.session}, "the daemon is told", 90)
+        assert cgroup_of(sessions(system=False)[it.session]["Leader"]) == it.scope
+        of_tester("systemctl", "--user", "stop", "graphical-session.target")
 
 
 def test_a_hook_that_hangs_holds_up_no_desktop() -> None:
