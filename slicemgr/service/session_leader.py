@@ -7,8 +7,8 @@ user's own: login itself stays, and with it the scope, so for logind the session
 
 A desktop that the user's manager runs has no such tree: the hook is in user@UID.service, and so is the compositor. Then
 nothing is to be moved, and the leader is who waits for the end of the session in the scope. Which scope, XDG_SESSION_ID
-tells; gnome-session keeps that from its units, so without it the only one, or else the one in which somebody has a
-session manager's name.
+may tell; gnome-session keeps that from its units, and in a manager that outlives the logins it may be the last one's.
+So where no scope has that id it is the only one, or else the one in which somebody has a session manager's name.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -105,14 +105,18 @@ def login_program(pid: int, *, look: See = see) -> ProcessIdentity:
 
 
 def _leader_in_scope(uid: int, session: str, look: See, scopes: Mapping[str, Iterable[int]]) -> Leader | None:
-    for identifier in [session] if session else sorted(scopes):
-        # The only one there is may be anybody's: a desktop of units that is not known by name.
-        is_told = bool(session) or len(scopes) == 1
+    is_told = session in scopes
+    for identifier in [session] if is_told else sorted(scopes):
         found = _of_user(scopes.get(identifier, ()), uid, look)
-        if is_told or any(fnmatchcase(each.name, pattern) for each in found.values() for pattern in LEADING):
+        # The only one there is may be anybody's: a desktop of units that is not known by name.
+        if is_told or len(scopes) == 1 or any(_is_leading(each.name) for each in found.values()):
             oldest = _oldest(found)
             return None if oldest is None else Leader(oldest, identifier, is_run_by_units=True)
     return None
+
+
+def _is_leading(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in LEADING)
 
 
 def _of_user(pids: Iterable[int], uid: int, look: See) -> Mapping[int, Seen]:

@@ -27,8 +27,8 @@ MOST_SESSIONS: Final = 32
 MOST_ASKED: Final = 64
 """Processes of one session that somebody has asked to be spared: a slice of nobody but them could not be ended."""
 
-USERS_KIND: Final = "user"
-"""login1's class; a greeter is no session of a person's."""
+PERSONS: Final = frozenset({"user", "user-early", "user-light", "user-early-light"})
+"""login1's classes, the last three since systemd 256 and 258. A greeter is no session of a person's, nor a manager."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class SessionRegistry:
         leaders: dict[tuple[str, int], ProcessIdentity] = {}
         sessions = []
         for each in self._logins.values():
-            if each.kind != USERS_KIND or each.id in self._registered:
+            if each.kind not in PERSONS or each.id in self._registered:
                 continue
             key = (each.id, each.leader_pid)
             try:

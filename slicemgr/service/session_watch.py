@@ -22,7 +22,7 @@ from slicemgr.placement.systemd1 import Manager
 from slicemgr.policy.vital import Vital
 from slicemgr.policy.working_set import Protection
 from slicemgr.service.session_memory import MEASURE_SECONDS, SessionMemory
-from slicemgr.service.session_registry import USERS_KIND, SessionRegistry
+from slicemgr.service.session_registry import PERSONS, SessionRegistry
 from slicemgr.service.session_vital import overview_of, session_slice, vital_of, within_share
 from slicemgr.service.sessions import SESSION_SLICE, Session, SessionOverview
 from slicemgr.service.vital_guard import LOOK_SECONDS, VitalGuard
@@ -210,7 +210,7 @@ class SessionWatch:
 
     def _is_active(self) -> bool:
         """Whether the person sits in front of one; without login1 nobody says that he does not."""
-        known = [each.is_active for each in self._logins().values() if each.kind == USERS_KIND]
+        known = [each.is_active for each in self._logins().values() if each.kind in PERSONS]
         return any(known) or not known
 
 

@@ -133,17 +133,29 @@ def test_who_leads(name: str) -> None:
 HOOK = Row(70, 5, f"{MANAGER}/app.slice/slicemgr-session.service")
 
 
+OF_SSH = [Row(80, 1, SCOPE.replace("2", "1"), 0), Row(81, 80, SCOPE.replace("2", "1"))]
+
+
 @pytest.mark.parametrize("session", ["3", "../2", "2/x"])
 def test_run_by_units_and_no_such_session(session: str) -> None:
-    assert Table(*GNOME, HOOK).leader_of(70, session) is None
+    """It may be that of the last login, for whom the manager was started: as if nobody had said which."""
+    assert Table(*GNOME, HOOK).leader_of(70, session) == at(20, by_units=True)
+    assert Table(*GNOME, *OF_SSH, HOOK).leader_of(70, session) is None
+    assert Table(HOOK).leader_of(70, session) is None
+
+
+def test_run_by_units_and_told_which() -> None:
+    """Then it is that one, whoever has a session manager's name elsewhere."""
+    manager = Row(82, 81, SCOPE.replace("2", "1"), name="gnome-session-b")
+    assert Table(*GNOME, *OF_SSH, manager, HOOK).leader_of(70, "2") == at(20, by_units=True)
+    assert Table(*GNOME, *OF_SSH, manager, HOOK).leader_of(70, "7") == at(81, "1", by_units=True)
 
 
 def test_run_by_units_and_nobody_says_which() -> None:
     """gnome-session keeps XDG_SESSION_ID to itself: the scope with a session manager in it, and not the one of ssh."""
-    ssh = [Row(80, 1, SCOPE.replace("2", "1"), 0), Row(81, 80, SCOPE.replace("2", "1"))]
-    assert Table(*GNOME, *ssh, HOOK).leader_of(70, "") is None
+    assert Table(*GNOME, *OF_SSH, HOOK).leader_of(70, "") is None
     manager = Row(31, 20, SCOPE, name="gnome-session-b")
-    assert Table(*GNOME, manager, *ssh, HOOK).leader_of(70, "") == at(20, by_units=True)
+    assert Table(*GNOME, manager, *OF_SSH, HOOK).leader_of(70, "") == at(20, by_units=True)
 
 
 @pytest.mark.parametrize(

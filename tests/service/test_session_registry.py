@@ -204,6 +204,8 @@ async def test_all_of_login1s(stack: ExitStack) -> None:
     logins = {
         "2": login("2", leader.identity.pid),
         "c1": login("c1", leader.identity.pid, kind="greeter"),
+        "1": login("1", leader.identity.pid, kind="manager"),
+        "c2": login("c2", leader.identity.pid, kind="background"),
         "9": login("9", 1 << 22),
     }
     bench.it.follow(logins)
