@@ -199,10 +199,10 @@ class BusFace:
             await asyncio.sleep(AGAIN_SECONDS)
             self._publisher.want()
 
-    def tell(self, record: Record) -> None:
-        """What was done."""
+    def tell(self, record: Record, *, is_for_people: bool = True) -> None:
+        """What was done: programs are told all of it."""
         self._publisher.tell(record)
-        if self._notifier is not None:
+        if self._notifier is not None and is_for_people:
             self._notifier.tell(record)
 
     def want(self) -> None:

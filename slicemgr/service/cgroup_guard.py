@@ -48,6 +48,7 @@ class CgroupGuard:
         *,
         calls: FileCalls,
         report: Callable[[Report], None],
+        warn: Callable[[HighReport], None] = lambda report: None,
         learn: Callable[[float], None],
         ourselves: frozenset[int],
         free_swap: Callable[[], int],
@@ -60,15 +61,16 @@ class CgroupGuard:
         """`managed` names the slice that a cgroup belongs to, or None: then nothing in it is touched.
 
         `guard_of` is the kill path of a slice: one for each, so one victim at a time. `learn` is told the time when
-        command lines may be wanted soon, `kernel_log` tells whom the kernel's OOM killer took in a cgroup. `is_new`:
-        nobody has watched `root` before, and nothing in it has been told. The guard owns it from here on. Raises
-        KernelError.
+        command lines may be wanted soon, `kernel_log` tells whom the kernel's OOM killer took in a cgroup. `warn` is
+        told what is above a memory.high that nobody has asked for, which is no news to a person. `is_new`: nobody has
+        watched `root` before, and nothing in it has been told. The guard owns it from here on. Raises KernelError.
         """
         self.looks = 0
         self._root = root
         self._managed = managed
         self._calls = calls
         self._report = report
+        self._warn = warn
         self._ourselves = ourselves
         self._free_swap = free_swap
         self._kernel_log = kernel_log
@@ -194,8 +196,9 @@ class CgroupGuard:
         else:
             self._tell_kernel_kills(episode.cgroup, managed)
         match decision:
-            case Warn(usage, high) if not is_default_high(episode.limits.high, episode.limits.max):
-                self._report(HighReport(self._clock(), usage, high, episode.cgroup))
+            case Warn(usage, high):
+                tell = self._warn if is_default_high(episode.limits.high, episode.limits.max) else self._report
+                tell(HighReport(self._clock(), usage, high, episode.cgroup))
             case KernelWasFirst():
                 pass
             case FindVictim(shortage):

@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,14 +24,14 @@ from slicemgr.service.daemon_places import Places
 from slicemgr.service.delivery import Delivery
 from slicemgr.service.guardian import Guardian
 from slicemgr.service.guards import Guards
-from slicemgr.service.history import History
+from slicemgr.service.history import Chronicler, History
 from slicemgr.service.holds import HoldKind, under
 from slicemgr.service.overview import SYSTEM_ROOT, user_root
 from slicemgr.service.published import Standing
 from slicemgr.service.readiness import Readiness, watchdog_seconds
 from slicemgr.service.record import Record
 from slicemgr.service.rehearsal import rehearse
-from slicemgr.service.report import Report
+from slicemgr.service.report import HighReport, Report
 from slicemgr.service.slices import OwnSlices, lift_high
 from slicemgr.service.views import Views
 from slicemgr.service.worker import Worker
@@ -71,7 +70,7 @@ class Daemon:
         self._tell = tell
         self._places = Places.of(is_user=is_user, environment=environment)
         self._history = History(self._places.state)
-        self._history_works = True
+        self._chronicler = Chronicler(self._history, say)
         self._delivery = Delivery(self._deliver)
         self._dry_run = dry_run
         self._manager_calls = Worker("manager")
@@ -89,7 +88,7 @@ class Daemon:
         # Before there are threads.
         self._guardian = Guardian(also=None if self._dry_run else partial(lift_high, self._connected))
         self._guards = Guards(
-            self._config, self._report, dry_run=self._dry_run, is_user=self._is_user, spared=self._spared
+            self._config, self._report, self._warn, dry_run=self._dry_run, is_user=self._is_user, spared=self._spared
         )
         self._slices = OwnSlices(
             None if self._dry_run else self._connected,
@@ -278,18 +277,17 @@ class Daemon:
 
     def _deliver(self, report: Report) -> None:
         """In the delivery thread."""
-        record = Record(report, time.time(), *self._guards.names_of(report))
+        record = self._guards.record_of(report)
         if self._face is not None:
             with contextlib.suppress(RuntimeError):  # The loop has ended.
                 self._loop.call_soon_threadsafe(self._face.tell, record)
         self._tell(record)
-        try:
-            self._history.append(record)
-            self._history_works = True
-        except OSError as error:
-            if self._history_works:
-                self._say(f"can't write the history in {self._places.state}: {error.strerror}; try 'df' on it")
-            self._history_works = False
+        self._chronicler.add(record)
+
+    def _warn(self, report: HighReport) -> None:
+        """Of a memory.high that nobody asked for. In the loop's thread."""
+        if self._face is not None:
+            self._face.tell(self._guards.record_of(report), is_for_people=False)
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -29,7 +29,8 @@ from slicemgr.service.machine_guard import MachineGuard
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.naming import CommandLines
 from slicemgr.service.overview import user_roots
-from slicemgr.service.report import GuardFailedReport, Report
+from slicemgr.service.record import Record
+from slicemgr.service.report import GuardFailedReport, HighReport, Report
 from slicemgr.service.slices import managed_slice
 
 USERS: Final = "/user.slice"
@@ -56,18 +57,20 @@ class Guards:
         self,
         config: Config,
         report: Callable[[Report], None],
+        warn: Callable[[HighReport], None] = lambda report: None,
         *,
         dry_run: bool,
         is_user: bool,
         spared: Callable[[], frozenset[ProcessIdentity]] = frozenset,
     ) -> None:
-        """To be made in the loop's thread. `spared`: who is never taken, in whatever slice.
+        """To be made in the loop's thread. `warn` is as CgroupGuard's. `spared`: who is never taken, in whatever slice.
 
         Raises OSError without /proc/meminfo.
         """
         self._config = config
         self._of_users = with_inner_protection(config.slices)
         self._report = report
+        self._warn = warn
         self._dry_run = dry_run
         self._is_user = is_user
         self._spared = spared
@@ -155,6 +158,10 @@ class Guards:
         """The slices, for people."""
         return [os.path.basename(path) for path in self._slices] + ([] if self._is_user else ["all users' slices"])
 
+    def record_of(self, report: Report) -> Record:
+        """As of now. From any thread."""
+        return Record(report, time.time(), *self.names_of(report))
+
     def names_of(self, report: Report) -> tuple[str, str]:
         """The slice and the job that a report is about; empty where it is about none."""
         cgroup = getattr(report, "victim_cgroup", "") or getattr(report, "cgroup", "")
@@ -211,6 +218,7 @@ class Guards:
             self._guard_of,
             calls=self._watch,
             report=self._report,
+            warn=self._warn,
             learn=self._command_lines.learn,
             ourselves=self._ourselves,
             free_swap=lambda: self._machine.reading().swap_free_bytes,

@@ -46,7 +46,7 @@ class History:
 
     def __init__(self, directory: str, *, bound_bytes: int = BOUND_BYTES) -> None:
         """Touches nothing yet."""
-        self._directory = directory
+        self.directory = directory
         self._bound_bytes = bound_bytes
         self._path = os.path.join(directory, FILE_NAME)
         self._older_path = f"{self._path}.1"
@@ -105,7 +105,7 @@ class History:
         try:
             return _open_regular(self._path, flags)
         except FileNotFoundError:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
             return _open_regular(self._path, flags)
 
     def _retire(self, descriptor: int) -> bool:
@@ -129,6 +129,26 @@ def remember(directory: str, report: Report, *, slice_name: str, job: str) -> No
     """Append what a guard beside one job did. Without a place to write to it is told on the terminal alone."""
     with contextlib.suppress(OSError):
         History(directory).append(Record(report, time.time(), slice_name, job))
+
+
+class Chronicler:
+    """Appends for who goes on when a disk is full: the first failure is said, and the next after one that was none."""
+
+    def __init__(self, history: History, say: Callable[[str], None]) -> None:
+        self._history = history
+        self._say = say
+        self._works = True
+
+    def add(self, record: Record) -> None:
+        """If it can be written."""
+        try:
+            self._history.append(record)
+        except OSError as error:
+            if self._works:
+                self._say(f"can't write the history in {self._history.directory}: {error.strerror}; try 'df' on it")
+            self._works = False
+        else:
+            self._works = True
 
 
 def _open_regular(path: str, flags: int) -> int:

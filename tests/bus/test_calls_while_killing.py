@@ -21,7 +21,7 @@ from slicemgr.kernel.kill import ProvenProcess
 from slicemgr.service import guard as guard_module
 from slicemgr.service.guard import Ended
 from slicemgr.service.record import Record
-from slicemgr.service.report import KillOutcome
+from slicemgr.service.report import HighReport, KillOutcome
 from tests.bus.face import PROPERTIES, SECONDS, SYSTEM_JOB, Face, Peer, in_thread
 from tests.service.test_kill_path import CHILD, KillPath, Offender
 
@@ -167,6 +167,34 @@ def test_a_kill_while_everybody_asks_and_waits(face: Face, victim: subprocess.Po
     face.manager.go_on.set()
     assert [each.result(120) for each in waiting] == [()] * CLIENTS
     assert len(face.manager.calls) == CLIENTS
+
+
+def test_programs_are_told_what_is_no_news_to_a_person(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning of a memory.high that nobody asked for: a signal, and no bubble."""
+    bubbles: list[Record] = []
+    notifier = face.face._notifier
+    assert notifier is not None
+    monkeypatch.setattr(notifier, "tell", bubbles.append)
+    warning = Record(HighReport(1.0, 5, 4, ""), 5.0, "build.slice", SYSTEM_JOB)
+    context = GLib.MainContext()
+    context.push_thread_default()
+    try:
+        listener = face.peer()
+        told = heard(listener, "Warning")
+        listener.get("Version")
+        for is_for_people in (False, True):
+            face.on_loop(_call(partial(face.face.tell, warning, is_for_people=is_for_people)))
+            assert len(bubbles) == is_for_people
+        listener.get("Version")  # Both were sent before the answer to this.
+        while context.iteration(may_block=False):
+            pass
+        assert [details["memory-current"] for _, details in told] == [5, 5]
+    finally:
+        context.pop_thread_default()
+
+
+async def _call(do: Callable[[], object]) -> None:
+    do()
 
 
 def test_each_kill_is_heard_in_the_middle_of_it_all(face: Face) -> None:

@@ -65,6 +65,7 @@ class Bench:
         self.prove: Callable[[ProcessIdentity, str], object] = self.victims.prove
         self.guard: CgroupGuard | None = None
         self.paths: dict[str, Guard] = {}
+        self.warned: list[HighReport] = []
 
     @property
     def told(self) -> list[object]:
@@ -103,6 +104,7 @@ class Bench:
             guard_of,
             calls=self.calls,
             report=self.victims.told.append,
+            warn=self.warned.append,
             learn=lambda now: None,
             ourselves=self.ourselves,
             free_swap=lambda: 0,
@@ -389,7 +391,7 @@ async def test_page_cache_that_comes_and_goes(bench: Bench) -> None:
         bench.stall(anon=None)
 
     guard = await bench.run(*[churn] * 400)
-    assert bench.told == []
+    assert (bench.told, bench.warned) == ([], [])
     assert guard.looks >= 400
 
 
@@ -411,7 +413,7 @@ async def test_calm_is_quiet(bench: Bench) -> None:
 
 @pytest.mark.asyncio
 async def test_a_limit_that_nobody_set_warns_nobody(bench: Bench) -> None:
-    """memory.high a sixteenth below memory.max is ours, and says nothing to a person."""
+    """memory.high a sixteenth below memory.max is ours, and says nothing to a person. Programs are warned."""
     group = bench.tree.groups[JOB]
     group.max, group.high = 128 * MIB, high_below(128 * MIB)
 
@@ -421,6 +423,7 @@ async def test_a_limit_that_nobody_set_warns_nobody(bench: Bench) -> None:
 
     await bench.run(above, bench.quiet)
     assert bench.told == []
+    assert bench.warned == [HighReport(bench.script.now - SECONDS, 124 * MIB, high_below(128 * MIB), JOB)]
 
 
 @pytest.mark.asyncio
@@ -431,6 +434,7 @@ async def test_a_limit_that_somebody_set_is_warned_of(bench: Bench) -> None:
 
     await bench.run(above, bench.quiet)
     assert bench.told == [HighReport(bench.script.now - SECONDS, 101 * MIB, HIGH, JOB)]
+    assert bench.warned == []
 
 
 def moved_away(bench: Bench) -> None:
