@@ -38,7 +38,7 @@ from slicemgr.service.session_leader import Leader
 uid, what, limit = sys.argv[2:5]
 os.getuid = lambda: int(uid)
 session.LIMIT_SECONDS = float(limit)
-us, hook = os.getppid(), os.getpid()
+us, hook = os.getppid(), os.pidfd_open(os.getpid())
 session_hook.find_leader = lambda *_: {
     "units": lambda: Leader(procfs.identity_of(us), "2", True), "session": lambda: Leader(procfs.identity_of(us), "2", False),
     "none": lambda: None, "fault": lambda: 1 / 0,
@@ -51,9 +51,8 @@ session_hook.bus_address = lambda uid, environment: environment.get("DBUS_SESSIO
 session_hook.connect = lambda uid, **_: hang()
 
 def late():
-    import time
-    while os.getppid() == hook:
-        time.sleep(0.01)
+    import select
+    select.select([hook], [], [])
 
 def hang():
     import signal
