@@ -20,9 +20,10 @@ FLOORS = {
     "config": {"model"},
     "kernel": {"model"},
     "bus": {"model"},
+    "build": {"model"},
     "placement": {"model", "policy", "kernel"},
-    "service": {"__init__", "model", "policy", "config", "kernel", "bus", "placement"},
-    "cli": {"__init__", "model", "policy", "config", "kernel", "bus", "placement", "service"},
+    "service": {"__init__", "model", "policy", "config", "kernel", "bus", "build", "placement"},
+    "cli": {"__init__", "model", "policy", "config", "kernel", "bus", "build", "placement", "service"},
 }
 
 PURE = {"__future__", "dataclasses", "enum", "typing", "collections.abc", "math"}
