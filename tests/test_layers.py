@@ -26,7 +26,7 @@ FLOORS = {
     "cli": {"__init__", "model", "policy", "config", "kernel", "bus", "build", "placement", "service"},
 }
 
-PURE = {"__future__", "dataclasses", "enum", "typing", "collections.abc", "math"}
+PURE = {"__future__", "dataclasses", "enum", "typing", "collections.abc", "math", "bisect"}
 
 # (module, or its first part) -> the only files that may import it.
 ONLY_IN = {

@@ -52,7 +52,11 @@ class Step:
     ran_seconds: float = 0.0
     """How long it has run, without what it waited."""
     growth_bytes_per_second: float = 0.0
-    """Measured over the last looks; 0 for who has not run yet."""
+    """Measured over the last looks while it ran; 0 for who has not run yet."""
+    still_seconds: float = 0.0
+    """For how long of its running it has not grown."""
+    kind: str = ""
+    """The program: steps of one kind tell about each other."""
     profile: Profile | None = None
     """What was learnt of it before, if it was."""
     since_seconds: float = 0.0

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a step will still take: by what was learnt of it, or else by its kin and by how it grows.
+
+The numbers were chosen by tests/pacing/simulator.py; `tests/bench/pacing.py` prints what they are worth.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from slicemgr.model.step import Profile, Step, StepState
+from slicemgr.policy.forecast import Curve
+
+FIRST_SHARE: Final = 1 / 6
+"""Of the budget for a step of which nothing at all is known. A quarter made a cold build of equal steps 5 % slower; an
+eighth let too many begin: 2 of 18 simulated builds ran out."""
+
+GROWING_BYTES_PER_SECOND: Final = 1 << 20
+GROWING_SHARE_PER_SECOND: Final = 0.02
+"""Less growth than this is none: a compiler at its peak still takes a page here and there."""
+
+STILL_SECONDS: Final = 0.5
+"""Who has not grown for so long is taken to be at its peak. With 3 s a cold build was 8 to 18 % slower."""
+
+GROWTH_AHEAD: Final = 1.3
+"""Who grows above all that was expected will grow by this factor."""
+
+KIN_AHEAD: Final = 1.25
+"""And so will its kin that are not so far yet. Without this factor the first to end are the small ones, and all
+others are expected to be as small: 12 of 48 simulated builds ran out, with it 1."""
+
+STILL_AHEAD: Final = 1.02
+
+KEEPER_AHEAD: Final = 1.1
+KEEPER_SHARE: Final = 0.25
+"""The oldest of unknown size may become a tenth bigger than any that has been seen, or a quarter of the budget."""
+
+LATE_SHARE: Final = 0.01
+LATE_SECONDS: Final = 0.1
+"""A step ends so much later than the last time; its end is seen late, too. Without it others that were let go for that
+moment had to be stopped again: known builds of fast steps took 0.90 of the best -jN, with it 0.79."""
+
+_SHORTEST_REST: Final = 0.5
+"""Seconds that an unknown step runs on at its peak, at least."""
+
+
+def is_growing(step: Step) -> bool:
+    """Whether its memory still becomes more."""
+    return step.growth_bytes_per_second > max(GROWING_BYTES_PER_SECOND, step.held_bytes * GROWING_SHARE_PER_SECOND)
+
+
+class Expectation:
+    """What is expected of the steps of one build at one instant."""
+
+    def __init__(self, steps: Sequence[Step], ended: Mapping[str, Sequence[Profile]], budget_bytes: int) -> None:
+        """`ended`: by kind, the steps that have ended in this build, or earlier ones of which no more is known."""
+        self._ended = ended
+        self._budget_bytes = budget_bytes
+        self._unknown: dict[str, list[Step]] = {}
+        for step in steps:
+            if step.profile is None and step.state is not StepState.NEW:
+                self._unknown.setdefault(step.kind, []).append(step)
+        self._guesses: dict[str, Profile] = {}
+
+    def profile_of(self, step: Step) -> Profile:
+        """Learnt, or guessed."""
+        if step.profile is not None:
+            return step.profile
+        guess = self._guesses.get(step.kind)
+        if guess is None:
+            guess = self._guesses[step.kind] = self._guess(step.kind)
+        return guess
+
+    def is_first_of_kind(self, step: Step) -> bool:
+        """Whether neither it nor any of its kin has ended before."""
+        return step.profile is None and not self._ended.get(step.kind)
+
+    def keeper_bytes(self, step: Step) -> float:
+        """The most that the step may come to hold which has to be able to end: nobody else frees anything."""
+        held = step.held_bytes
+        if step.profile is not None:
+            return max(step.profile.peak_bytes, held)
+        if step.still_seconds >= STILL_SECONDS:
+            return held * STILL_AHEAD
+        seen = max((profile.peak_bytes for profile in self._ended.get(step.kind, ())), default=0) * KEEPER_AHEAD
+        living = max((each.held_bytes for each in self._unknown.get(step.kind, ())), default=0) * KIN_AHEAD
+        return max(seen, living, held * KIN_AHEAD, self._budget_bytes * KEEPER_SHARE)
+
+    def curve_of(self, step: Step) -> Curve:
+        """What it will hold from now on if it runs."""
+        profile, held = self.profile_of(step), float(step.held_bytes)
+        if step.state is StepState.RUNNING and (step.profile is None or held > profile.peak_bytes):
+            rest = max(_SHORTEST_REST, (profile.run_seconds - profile.rise_seconds))
+            if is_growing(step):
+                peak = max(profile.peak_bytes, held * GROWTH_AHEAD if held > profile.peak_bytes * 0.9 else held)
+                rise = (peak - held) / step.growth_bytes_per_second
+                return Curve(held, peak, rise, rise + rest)
+            if step.still_seconds >= STILL_SECONDS:
+                left = max(profile.run_seconds - max(step.ran_seconds, profile.rise_seconds), rest * 0.3)
+                return Curve(held, held * STILL_AHEAD, 0.0, max(_SHORTEST_REST, left))
+        peak = max(profile.peak_bytes, held)
+        rise = max(0.0, profile.rise_seconds - step.ran_seconds)
+        late = profile.run_seconds * LATE_SHARE + LATE_SECONDS
+        # Who takes longer than that may end at any moment.
+        end = max(profile.run_seconds + late - step.ran_seconds, rise, late)
+        return Curve(held, peak, rise, end)
+
+    def _guess(self, kind: str) -> Profile:
+        ended, unknown = self._ended.get(kind, ()), self._unknown.get(kind, ())
+        leading = max((each.held_bytes * (KIN_AHEAD if is_growing(each) else 1.05) for each in unknown), default=0.0)
+        if not ended:
+            # It may take all that at once, and for ever.
+            return Profile(int(max(self._budget_bytes * FIRST_SHARE, leading)), 0.0, 1e4)
+        peaks = [float(profile.peak_bytes) for profile in ended]
+        average = sum(peaks) / len(peaks)
+        # The small ones end first; those that are above already count as what they will at least become.
+        peaks += [each.held_bytes * KIN_AHEAD for each in unknown if each.held_bytes > average]
+        return Profile(
+            int(max(_expected_peak(peaks, self._budget_bytes), leading * 0.9 if len(ended) < 3 else 0.0)),
+            _middle([profile.rise_seconds for profile in ended]) * 0.9,
+            _middle([profile.run_seconds for profile in ended]) * 1.05,
+        )
+
+
+def _expected_peak(peaks: Sequence[float], budget_bytes: int) -> float:
+    """For each of as many as fit: their sum is to hold, so that one may be above its share if another is below.
+
+    The average, and one standard deviation of the average of those that run together; with few seen, some more.
+    """
+    count = len(peaks)
+    average = sum(peaks) / count
+    if average <= 0:
+        return 0.0
+    spread: float = (sum((peak - average) ** 2 for peak in peaks) / count) ** 0.5
+    spread = max(spread, average * 0.3 / count)
+    together = max(1.0, budget_bytes / average)
+    expected: float = average + spread / together**0.5 + average * 0.1 / count
+    return min(expected, max(max(peaks) * 1.05, average * 1.3))
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
