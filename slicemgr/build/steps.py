@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which processes of a build are steps: leaves that compute. Who only starts others is a driver, and never waits.
+
+A driver that stands still starts nobody, holds job tokens and pipes, and frees nothing. It is known by its children,
+or by its name while it has none yet: gcc has none before it has started cc1.
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Final
+
+SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "busybox", "tcsh", "csh"})
+
+DRIVERS: Final = SHELLS | {
+    # Build tools.
+    "make", "gmake", "bmake", "remake", "ninja", "samu", "cargo", "cmake", "ctest", "meson", "scons", "bazel", "buck2",
+    "gradle", "mvn", "ant", "npm", "yarn", "pnpm", "rake", "waf", "qmake", "dune", "stack", "cabal", "go", "rebar3",
+    "mix", "tox", "nox", "pre-commit", "dpkg-buildpackag", "debuild", "rpmbuild", "makepkg", "emerge", "kdesrc-build",
+    # What runs one other program.
+    "xargs", "parallel", "env", "nice", "ionice", "taskset", "chrt", "time", "timeout", "stdbuf", "setsid", "nohup",
+    "sudo", "su", "doas", "runuser", "setpriv", "unshare", "strace", "ltrace", "perf", "gdb", "systemd-run", "flock",
+    "chroot", "bwrap", "fakeroot", "faked", "script", "unbuffer", "watch", "entr", "find", "libtool",
+    # Compiler drivers and their caches: they start the program that computes.
+    "cc", "c++", "gcc", "g++", "gfortran", "gdc", "gnat", "gccgo", "collect2", "ccache", "sccache", "distcc", "distccd",
+    "icecc", "iceccd", "nvcc", "mpicc", "mpicxx", "clang-cache", "rustup",
+    # Ours.
+    "slicemgr", "slicemgr-keeper",
+}  # fmt: skip
+
+_COMM_BYTES: Final = 15
+"""A comm is cut there (TASK_COMM_LEN is 16, with the NUL)."""
+
+_BY_COMM: Final = frozenset(name[:_COMM_BYTES] for name in DRIVERS)
+
+
+def is_driver(name: str) -> bool:
+    """Whether a process of this name (its comm) starts others, as far as a name can tell.
+
+    Also with the target before it and the version behind: x86_64-linux-gnu-g++-12, python's are none.
+    """
+    if name in _BY_COMM:
+        return True
+    base = name.rpartition("-")[0] if name.rpartition("-")[2].replace(".", "").isdigit() else name
+    return base in _BY_COMM or base.rpartition("-")[2] in {"gcc", "g++", "cc", "c++", "gfortran", "ccache"}
+
+
+def is_excluded(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a person has said that it must never wait, by a pattern as a shell's: `ctest`, `*_test`."""
+    return any(fnmatchcase(name, pattern[:_COMM_BYTES] if "*" not in pattern else pattern) for pattern in patterns)
+
+
+def is_job_of_a_shell(pid: int, group: int, parent_name: str) -> bool:
+    """Whether an interactive shell has started it as a job of its own: it would see a stop, and report it."""
+    return pid == group and parent_name in SHELLS
