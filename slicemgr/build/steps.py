@@ -16,13 +16,16 @@ DRIVERS: Final = SHELLS | {
     "make", "gmake", "bmake", "remake", "ninja", "samu", "cargo", "cmake", "ctest", "meson", "scons", "bazel", "buck2",
     "gradle", "mvn", "ant", "npm", "yarn", "pnpm", "rake", "waf", "qmake", "dune", "stack", "cabal", "go", "rebar3",
     "mix", "tox", "nox", "pre-commit", "dpkg-buildpackag", "debuild", "rpmbuild", "makepkg", "emerge", "kdesrc-build",
+    "ninja-build", "gprbuild", "gnatmake",
     # What runs one other program.
     "xargs", "parallel", "env", "nice", "ionice", "taskset", "chrt", "time", "timeout", "stdbuf", "setsid", "nohup",
     "sudo", "su", "doas", "runuser", "setpriv", "unshare", "strace", "ltrace", "perf", "gdb", "systemd-run", "flock",
     "chroot", "bwrap", "fakeroot", "faked", "script", "unbuffer", "watch", "entr", "find", "libtool",
     # Compiler drivers and their caches: they start the program that computes.
     "cc", "c++", "gcc", "g++", "gfortran", "gdc", "gnat", "gccgo", "collect2", "ccache", "sccache", "distcc", "distccd",
-    "icecc", "iceccd", "nvcc", "mpicc", "mpicxx", "clang-cache", "rustup",
+    "icecc", "iceccd", "nvcc", "mpicc", "mpicxx", "clang-cache", "rustup", "lto-wrapper",
+    # What serves others while they compute: they wait for its answers.
+    "faked-sysv", "faked-tcp", "dbus-daemon", "Xvfb", "ssh-agent", "gpg-agent",
     # Ours.
     "slicemgr", "slicemgr-keeper",
 }  # fmt: skip
@@ -34,9 +37,10 @@ _BY_COMM: Final = frozenset(name[:_COMM_BYTES] for name in DRIVERS)
 
 
 def is_driver(name: str) -> bool:
-    """Whether a process of this name (its comm) starts others, as far as a name can tell.
+    """Whether a process of this name (its comm, or the name of its file) starts others, as far as a name can tell.
 
-    Also with the target before it and the version behind: x86_64-linux-gnu-g++-12, python's are none.
+    Also with the target before it and the version behind: aarch64-linux-gnu-g++-12. Of that the comm is cut to
+    `aarch64-linux-g`, which may as well be a linker, so it is none: a driver soon has children.
     """
     if name in _BY_COMM:
         return True
@@ -45,8 +49,11 @@ def is_driver(name: str) -> bool:
 
 
 def is_excluded(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a person has said that it must never wait, by a pattern as a shell's: `ctest`, `*_test`."""
-    return any(fnmatchcase(name, pattern[:_COMM_BYTES] if "*" not in pattern else pattern) for pattern in patterns)
+    """Whether a person has said that it must never wait, by a pattern as a shell's: `ctest`, `*_test`, `test_[ab]*`.
+
+    A name without signs of a pattern may be longer than a comm.
+    """
+    return any(fnmatchcase(name, each if set(each) & set("*?[") else each[:_COMM_BYTES]) for each in patterns)
 
 
 def is_job_of_a_shell(pid: int, group: int, parent_name: str) -> bool:
