@@ -2,8 +2,8 @@
 """The rows of memory.stat that say what can't be reclaimed, and no others: for who asks twenty times a second.
 
 `anon 1531904`, `shmem 0`, `kernel 425984` (Documentation/admin-guide/cgroup-v2.rst). How they add up is judged in
-policy/evidence.py. To read the file on a kept descriptor and find these in its 2 kB takes 8 us; cgroup_formats.parse_memory_stat alone, which
-finds all of them, 19 us (tests/bench/budget.py).
+policy/evidence.py. To read the file on a kept descriptor and find these in its 2 kB takes 8 us; to find all that
+cgroup_formats.parse_memory_stat finds takes 19 us without the reading (tests/bench/budget.py).
 """
 
 from typing import Final

@@ -91,8 +91,8 @@ def _need(demand: Demand, limit: int) -> int:
 def _filled(limit: int, floors: Sequence[int], caps: Sequence[int]) -> list[int]:
     """Each from its floor to its cap as the water rises, until there is no more; the floors fit.
 
-    The level is found in one walk over all the heights at which somebody begins or stops to rise: a thousand builds take 1 ms, two
-    7 us.
+    The level is found in one walk over all the heights at which somebody begins or stops to rise: two builds take 7 us,
+    a thousand 1 ms.
     """
     bends = [(floor, 1) for floor in floors] + [(cap, -1) for cap in caps]
     left, level, rising = limit - sum(floors), 0, 0

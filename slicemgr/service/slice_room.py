@@ -28,7 +28,7 @@ class Room:
 
 
 class SliceRoom:
-    """The cgroup that jobs are in, and those above it. Owns the descriptors: 4 for each level, 2 for each job."""
+    """The cgroup that jobs are in, and those above it. Owns the descriptors: 4 for each level, 3 for each job."""
 
     def __init__(self, path: str, mount: str = MOUNT) -> None:
         """Opens nothing yet. `path` as /proc/PID/cgroup has it."""
@@ -51,6 +51,16 @@ class SliceRoom:
         held = self._held(jobs)
         room = min(limit - (in_slice if level is own else held_by(level)) for level, limit in limits)
         return Room(max(0, room + min(in_slice, sum(held.values()))), held)
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether this job, which was looked at, stands still as a whole: somebody has paused it."""
+        job = self._jobs.get(name)
+        if job is None:
+            return False
+        try:
+            return job.is_frozen()
+        except KernelError:
+            return False
 
     def _held(self, jobs: Collection[str]) -> dict[str, int]:
         for name in self._jobs.keys() - set(jobs):
