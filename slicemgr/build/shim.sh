@@ -97,6 +97,7 @@ trap 'slicemgr_signal=2' INT
 trap 'slicemgr_signal=3' QUIT
 trap 'slicemgr_signal=15' TERM
 
+# shellcheck disable=SC2030,SC2031 # In a subshell it is meant to be.
 slicemgr_run() {
     # The shell would say "Killed" on its own account. A subshell, because dash applies what is redirected for a single
     # command to itself as well. Not where 9 is in use, by a jobserver perhaps.
@@ -134,6 +135,19 @@ slicemgr_is_repeatable() {
     esac
 }
 
+# rustc tells cargo as soon as it has written a crate's metadata; cargo starts whoever waits for that, and panics when
+# it is told twice (1.95). Told nothing, it takes the end of rustc for it. Without the option the crate's hash would be
+# another, and those that have started would not know it.
+slicemgr_run_quietly() {
+    slicemgr_run "$@" 2>"$SLICEMGR_JOB/again/$$"
+    while IFS= read -r slicemgr_line || [ -n "$slicemgr_line" ]; do
+        case $slicemgr_line in
+        *'"artifact":"'*'.rmeta"'*) ;;
+        *) printf '%s\n' "$slicemgr_line" >&2 ;;
+        esac
+    done <"$SLICEMGR_JOB/again/$$"
+}
+
 slicemgr_say() {
     slicemgr_line="${slicemgr_name##*/} $*"
     case $slicemgr_line in
@@ -153,29 +167,12 @@ while [ "$slicemgr_status" -ne 0 ] && [ -e "$SLICEMGR_JOB/killed/$$" ] && [ "$sl
     true 2>/dev/null >"$SLICEMGR_JOB/again/$$" || break
     rm -f "$SLICEMGR_JOB/killed/$$"
     slicemgr_say "$@"
-    # cargo starts what needs a crate's metadata when rustc says that it is written, and panics when told twice. Told
-    # of nothing, it takes the end of rustc for that.
-    case $slicemgr_name in
-    rustc | */rustc)
-        for slicemgr_argument; do
-            shift
-            case $slicemgr_argument in
-            --json=*artifacts*)
-                slicemgr_argument=${slicemgr_argument%%artifacts*}${slicemgr_argument#*artifacts}
-                case $slicemgr_argument in
-                *,,*) slicemgr_argument=${slicemgr_argument%%,,*},${slicemgr_argument#*,,} ;;
-                --json=,*) slicemgr_argument=--json=${slicemgr_argument#--json=,} ;;
-                *,) slicemgr_argument=${slicemgr_argument%,} ;;
-                --json=) continue ;;
-                esac
-                ;;
-            esac
-            set -- "$@" "$slicemgr_argument"
-        done
-        ;;
-    esac
     slicemgr_left=$((slicemgr_left - 1))
-    slicemgr_run "$@"
+    slicemgr_tells=
+    for slicemgr_argument; do
+        case $slicemgr_argument in --json=*artifacts*) slicemgr_tells=yes ;; esac
+    done
+    if [ -n "$slicemgr_tells" ]; then slicemgr_run_quietly "$@"; else slicemgr_run "$@"; fi
     rm -f "$SLICEMGR_JOB/again/$$"
 done
 [ -e "$SLICEMGR_JOB/killed/$$" ] && rm -f "$SLICEMGR_JOB/killed/$$"
