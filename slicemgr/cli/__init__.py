@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from slicemgr.cli.parser import OneLineParser as OneLineParser
 
-VERBS: Final = ("run", "status", "list", "explain", "kills", "monitor", "set", "config", "daemon", "session", "install")
+VERBS: Final = (
+    *("run", "status", "list", "explain", "kills", "steps", "jobs", "monitor"),
+    *("set", "config", "daemon", "session", "install"),
+)
 
 
 def __getattr__(name: str) -> object:

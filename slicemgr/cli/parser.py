@@ -72,6 +72,8 @@ verbs that look:
   list        the jobs that run now
   explain     who would be ended now in a slice, and why the others would not
   kills       what was ended, when and why
+  steps       the steps of builds that held the most memory
+  jobs        how many steps of a build fit at once, for make -j
   monitor     what the service does, as it happens
 
 verbs for the service:

@@ -5,7 +5,7 @@ _slicemgr() {
     local cur prev words cword
     _init_completion -n = || return
 
-    local verbs='run status list explain kills monitor set config daemon session install'
+    local verbs='run status list explain kills steps jobs monitor set config daemon session install'
     if ((cword == 1)); then
         mapfile -t COMPREPLY < <(compgen -W "$verbs --help --version" -- "$cur")
         return
@@ -33,6 +33,8 @@ _slicemgr() {
             ;;
         list | monitor) options='--json --user --system --help' ;;
         kills) options='--since -n --json --user --system --help' ;;
+        steps) options='--limit --forget --json --user --system --help' ;;
+        jobs) options='--max --explain --json --user --system --help' ;;
         status | explain) options='--json --user --system --help build.slice app.slice session.slice' ;;
         set)
             [[ $cur == *=* ]] && return
@@ -78,10 +80,13 @@ _slicemgr() {
             mapfile -t COMPREPLY < <(compgen -W 'auto systemd cgroup embedded' -- "$cur")
             return
             ;;
-        --max | --high | --swap-max | --name | --since | -n) return ;;
+        --max | --high | --swap-max | --name | --since | -n | --limit) return ;;
     esac
 
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
+    if [[ ${words[1]} == @(steps|jobs) && $cur != -* ]]; then
+        _filedir -d
+    fi
     if [[ ${words[1]} == run && $cur != -* ]]; then
         _command_offset "$cword"
     fi

@@ -42,7 +42,7 @@ def _halfway(path: str) -> None:
         _say("halfway")
         sys.stdin.read()
 
-    LearnedFile.run_each = run_each  # type: ignore[method-assign]
+    LearnedFile.run_each = run_each  # type: ignore[method-assign, assignment]
     with LearnedSteps(path) as learned:
         for signature, profile in big(2000):
             learned.learn(signature, profile, 1e9)
