@@ -2,12 +2,15 @@
 """Which processes of a build are steps: leaves that compute. Who only starts others is a driver, and never waits.
 
 A driver that stands still starts nobody, holds job tokens and pipes, and frees nothing. It is known by its children,
-or by its name while it has none yet: gcc has none before it has started cc1.
+or by its name while it has none yet: gcc has none before it has started cc1. Light, see model/quantity.py.
 """
 
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
 
 SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "busybox", "tcsh", "csh"})
 
@@ -24,6 +27,7 @@ DRIVERS: Final = SHELLS | {
     # Compiler drivers and their caches: they start the program that computes.
     "cc", "c++", "gcc", "g++", "gfortran", "gdc", "gnat", "gccgo", "collect2", "ccache", "sccache", "distcc", "distccd",
     "icecc", "iceccd", "nvcc", "mpicc", "mpicxx", "clang-cache", "rustup", "lto-wrapper",
+    "gcc-ar", "gcc-ranlib", "gcc-nm",
     # What serves others while they compute: they wait for its answers.
     "faked-sysv", "faked-tcp", "dbus-daemon", "Xvfb", "ssh-agent", "gpg-agent",
     # Ours.
@@ -53,6 +57,8 @@ def is_excluded(name: str, patterns: Iterable[str]) -> bool:
 
     A name without signs of a pattern may be longer than a comm.
     """
+    from fnmatch import fnmatchcase  # With it comes `re`.
+
     return any(fnmatchcase(name, each if set(each) & set("*?[") else each[:_COMM_BYTES]) for each in patterns)
 
 

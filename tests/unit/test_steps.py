@@ -9,7 +9,20 @@ from slicemgr.build.steps import is_driver, is_excluded, is_job_of_a_shell
 
 DRIVING = [
     *("make", "gmake", "make-4.4", "ninja", "ninja-build", "cargo", "sh", "bash", "ccache", "xargs", "time", "flock"),
-    *("gcc", "g++", "cc", "c++", "gcc-12", "g++-12", "collect2", "lto-wrapper", "slicemgr", "faked-sysv"),
+    *(
+        "gcc",
+        "g++",
+        "cc",
+        "c++",
+        "gcc-12",
+        "g++-12",
+        "collect2",
+        "lto-wrapper",
+        "gcc-ar",
+        "gcc-ranlib-12",
+        "slicemgr",
+        "faked-sysv",
+    ),
     # As /proc tells them: 15 bytes.
     *("dpkg-buildpacka", "clang-cache"),
     # The name of the file, where the comm is cut.
