@@ -18,7 +18,7 @@ from slicemgr.service.counters import EventCounters, Moved
 from slicemgr.service.endings import Endings
 from slicemgr.service.episode import Episode
 from slicemgr.service.guard import FLEETING, Ended, Guard
-from slicemgr.service.kernel_kills import KernelKills, not_ours
+from slicemgr.service.kernel_kills import not_ours
 from slicemgr.service.managed import ManagedSlice
 from slicemgr.service.report import HighReport, KernelKillReport, Report
 from slicemgr.service.rounds import Rounds
@@ -83,7 +83,6 @@ class CgroupGuard:
         self._full: dict[str, Episode] = {}
         """Calm, and yet without room: what their slice remembers of them holds until they are gone."""
         self._endings = Endings()
-        self._kernel_kills = KernelKills()
         self._called = asyncio.Event()
         try:
             self._counters = EventCounters(root, is_new=is_new)
@@ -190,11 +189,9 @@ class CgroupGuard:
     async def _look_at(self, episode: Episode, managed: ManagedSlice) -> None:
         self.looks += 1
         decision = episode.look()
-        self._kernel_kills.seen(episode.cgroup, decision.count if isinstance(decision, KernelWasFirst) else 0)
-        if self._kernel_kills.is_in_doubt(episode.cgroup, self._counters.paths):
-            self._called.set()
-        else:
-            self._tell_kernel_kills(episode.cgroup, managed)
+        if isinstance(decision, KernelWasFirst):
+            count = self._counters.kernel_kills_in(episode.cgroup, episode.local_events)
+            self._tell_kernel_kills(episode.cgroup, managed, count)
         match decision:
             case Warn(usage, high):
                 tell = self._warn if is_default_high(episode.limits.high, episode.limits.max) else self._report
@@ -208,14 +205,12 @@ class CgroupGuard:
             case _:
                 self._learn(self._clock())
 
-    def _tell_kernel_kills(self, cgroup: str, managed: ManagedSlice) -> None:
+    def _tell_kernel_kills(self, cgroup: str, managed: ManagedSlice, count: int) -> None:
         """But for those that were dying of our own SIGKILL already."""
-        count = self._kernel_kills.take(cgroup, self._episodes)
         if not count:
             return
         now, own = self._clock(), self._guard_of(managed).victims
-        excused = self._kernel_kills.excused(own.dying(cgroup, now), count)
-        count, others = not_ours(count, self._kernel_log(cgroup), own.pids(), excused)
+        count, others = not_ours(count, self._kernel_log(cgroup), own.pids(), own.excused(cgroup, count, now))
         if count:
             self._report(KernelKillReport(now, cgroup, count, others))
 
@@ -231,39 +226,30 @@ class CgroupGuard:
                 episode.close()
 
     def _open_episodes(self) -> None:
-        for moved in self._counters.moved():
+        found = self._counters.moved()
+        for moved in found:  # At once, for the walk says it once: what can fail comes after.
+            if (managed := self._managed(moved.path)) is not None:
+                self._tell_kernel_kills(moved.path, managed, moved.kernel_kills)
+        for moved in found:
             self._open_episode(moved.path, moved)
 
     def _open_episode(self, path: str, before: Moved | None) -> None:
         managed = self._managed(path)
         if path in self._episodes and self._episodes[path].is_gone:
             self._forget(path)
-        if path in self._episodes and before is not None:
-            self._episodes[path].hear(before)
         if path in self._episodes or managed is None:
             return
         self._forget_the_full({path} & self._full.keys())
         try:
             directory = CgroupDir.open(path, self._mount)
         except KernelError:  # Gone already.
-            self._tell_last(path, 0 if before is None else before.kernel_kills - (before.events.oom_kill or 0))
             return
         self._episodes[path] = Episode(
             directory, before, job_root=managed.cgroup, free_swap=self._free_swap, mount=self._mount, clock=self._clock
         )
 
     def _forget(self, path: str) -> None:
-        self._tell_last(path, self._episodes[path].unseen_kernel_kills)
         self._let_go(self._episodes.pop(path), self._managed(path))
-
-    def _tell_last(self, path: str, unseen: int) -> None:
-        """It is looked at no more: tell of the kernel's kills that only the walk of the counters has seen, too."""
-        managed = self._managed(path)
-        self._kernel_kills.seen(path, unseen)
-        if managed is None:
-            self._kernel_kills.take(path, ())
-        else:
-            self._tell_kernel_kills(path, managed)
 
     def _forget_the_full(self, paths: Iterable[str]) -> None:
         for path in list(paths):

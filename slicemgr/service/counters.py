@@ -3,6 +3,11 @@
 
 memory.events tells of the whole subtree, memory.events.local of one cgroup's own limits. So one descriptor is watched
 for each slice, and the walk goes down only where the first has moved: 200 jobs cost 200 reads of 9 us, not of 0.3 ms.
+
+The kernel's OOM kills are counted here and nowhere else, so that each is told once. The kernel counts a kill where the
+victim lived in the local file, then in that of the subtree, then in those of all above, and only then sends SIGKILL
+(mm/oom_kill.c, __oom_kill_process; memcg_memory_event); we read from above downwards. So a kill that a cgroup has in
+its counters, and that none of those below has, was in one that is gone; and a cgroup that goes has been counted by all.
 """
 
 from collections.abc import Iterator
@@ -27,7 +32,7 @@ class Moved:
     local_events: MemoryEvents | None
     """As they were then, of its own limits."""
     kernel_kills: int
-    """How many the kernel's OOM killer has taken here and below, as of this walk."""
+    """How many of the kernel's kills are to be told for it: in it, and in what is gone below it."""
 
 
 class EventCounters:
@@ -38,7 +43,7 @@ class EventCounters:
 
         But if the cgroup `is_new`, and was made for us with zeros, nothing in it is old.
         """
-        self._root = _Known(root)
+        self._root = _Known(root, None)
         if not is_new:
             self._root.moved(is_first=True)
 
@@ -46,6 +51,18 @@ class EventCounters:
         """The cgroups whose own counters have moved, parents first. Raises CgroupGoneError when the root is gone."""
         self._root.directory.events()
         return self._root.moved(is_first=False)
+
+    def kernel_kills_in(self, path: str, local_events: MemoryEvents | None) -> int:
+        """How many are to be told for a cgroup by its local file, which somebody has read between two walks.
+
+        It may be gone at the next one, and the kill told for the slice above it.
+        """
+        known = self._root.find(path)
+        if known is None or known.directory.is_gone():  # Then it is another one, made since.
+            return 0
+        own = known.own_kills(local_events)
+        known.told(own, local_events)
+        return own
 
     def paths(self) -> list[str]:
         """Every cgroup that is known below the root, and the root."""
@@ -59,13 +76,18 @@ class EventCounters:
 class _Known:
     """One cgroup as it was at the last walk."""
 
-    def __init__(self, directory: CgroupDir) -> None:
+    def __init__(self, directory: CgroupDir, above: "_Known | None") -> None:
         self.directory = directory
+        self._above = above
         self._below: dict[str, _Known] = {}
         self._events = NONE_YET
         self._local: MemoryEvents | None = NONE_YET
-        self._kills_ahead = 0
-        """Kernel's kills seen below, and not here yet: the levels are not counted up, nor read, at one instant."""
+        self._kills = 0
+        """The kernel's, here and below, as read last."""
+        self._own_kills = 0
+        """Of those that lived here, how many are no news to a look any more."""
+        self._untold_kills = 0
+        """Here and below. Below 0: told by a count further down, and not seen here yet; for as long as that takes."""
         self._found: list[Moved] = []
         """Of a walk that broke off: those below have taken over their counters, and would not say it again."""
 
@@ -74,31 +96,41 @@ class _Known:
         events = self.directory.events()
         if events is None or (events == self._events and not is_first):
             return []
+        self._untold_kills += max(0, (events.oom_kill or 0) - self._kills)
+        self._kills = events.oom_kill or 0
         local = self.directory.local_events()
         self._list()
         for name, child in list(self._below.items()):
-            before = child.kernel_kills
             try:
                 self._found += child.moved(is_first=is_first)
             except (CgroupGoneError, CgroupNotPermittedError):  # What was in it is no longer ours to judge.
                 self._forget(name)
-            else:
-                self._kills_ahead += child.kernel_kills - before
-        # A cgroup goes with the only process that it had: its kill is seen from above alone.
-        kills_ahead = self._kills_ahead - ((events.oom_kill or 0) - self.kernel_kills)
-        is_orphaned_kill = kills_ahead < 0
-        self._kills_ahead = max(0, kills_ahead)
+        # What is left of the subtree's are its own, and of a cgroup that went with the only process that it had.
+        kernel_kills = max(0, self._untold_kills)
+        self.told(kernel_kills, local)
         has_moved = _own(local or events) != _own(self._local or self._events)
         found, self._found = self._found, []
-        if not is_first and (has_moved or is_orphaned_kill):
-            found.insert(0, Moved(self.directory.path, self._events, self._local, events.oom_kill or 0))
+        if not is_first and (has_moved or kernel_kills > 0):
+            found.insert(0, Moved(self.directory.path, self._events, self._local, kernel_kills))
         self._events, self._local = events, local
         return found
 
-    @property
-    def kernel_kills(self) -> int:
-        """How many the kernel's OOM killer has taken here and below, as of the last walk."""
-        return self._events.oom_kill or 0
+    def own_kills(self, local: MemoryEvents | None) -> int:
+        """How many that lived here itself are news. Before Linux 5.2 the subtree's counts alone tell, to a walk."""
+        return 0 if local is None else max(0, (local.oom_kill or 0) - self._own_kills)
+
+    def told(self, count: int, local: MemoryEvents | None) -> None:
+        """So many are told for this cgroup, and are no news above it; what it has itself now is none to a look."""
+        if local is not None:
+            self._own_kills = local.oom_kill or 0
+        each: _Known | None = self
+        while each is not None:
+            each._untold_kills -= count
+            each = each._above
+
+    def find(self, path: str) -> "_Known | None":
+        """The one of this path, if it is this or known below it."""
+        return next((each for each in self.all() if each.directory.path == path), None)
 
     def all(self) -> Iterator["_Known"]:
         yield self
@@ -117,13 +149,14 @@ class _Known:
                 self._forget(name)
         for name in sorted(names - self._below.keys()):
             try:
-                self._below[name] = _Known(self.directory.child(name))
+                self._below[name] = _Known(self.directory.child(name), self)
             except KernelError:
                 continue
 
     def _forget(self, name: str) -> None:
         child = self._below.pop(name)
         child.close_below()
+        self._found += child._found  # Their kills are counted as told, here too.
         child.directory.close()
 
 

@@ -11,7 +11,7 @@ from slicemgr.kernel import procfs
 from slicemgr.kernel.cgroupfs import MOUNT, CgroupDir, cgroup_of
 from slicemgr.kernel.errors import CgroupGoneError, KernelError
 from slicemgr.kernel.procfs import PAGE_BYTES
-from slicemgr.model.cgroup import CgroupReading, MemoryLimits
+from slicemgr.model.cgroup import CgroupReading, MemoryEvents, MemoryLimits
 from slicemgr.model.decision import Decision, Resource, Shortage
 from slicemgr.model.process import OOM_SCORE_ADJ_MIN, ProcessIdentity, ProcessTable
 from slicemgr.policy.evidence import Situation, situation_between
@@ -41,7 +41,6 @@ class Episode:
         self._directory = directory
         self._around: list[CgroupDir] = []
         self._before = before
-        self._kernel_kills_heard = 0 if before is None else before.kernel_kills
         self._job_root = job_root
         self._free_swap = free_swap
         self._mount = mount
@@ -73,15 +72,10 @@ class Episode:
         """It has been removed; another one of its name is not it."""
         return self._directory.is_gone()
 
-    def hear(self, moved: Moved) -> None:
-        """The walk of the counters has found more of it."""
-        self._kernel_kills_heard = moved.kernel_kills
-
     @property
-    def unseen_kernel_kills(self) -> int:
-        """How many the walk has counted, and no look: a cgroup may go between the two."""
-        last = self._last if self._last is not None else self._before
-        return 0 if last is None else max(0, self._kernel_kills_heard - (last.events.oom_kill or 0))
+    def local_events(self) -> MemoryEvents | None:
+        """As of the last look: of its own limits, and of who lived in it."""
+        return None if self._last is None else self._last.local_events
 
     def next_look_seconds(self) -> float | None:
         """When it wants to be looked at again; None: when it calls."""

@@ -109,6 +109,12 @@ class FakeTree:
                     file.write_text(text)
                     self._written[file] = text
 
+    def show(self, path: str, name: str, count: int) -> None:
+        """An event as a reader finds it who comes before the kernel has counted this level up; until `sync`."""
+        file = self._mount / path.lstrip("/") / "memory.events"
+        rows = dict(line.split() for line in self._written.pop(file).splitlines())
+        file.write_text("".join(f"{key} {count if key == name else value}\n" for key, value in rows.items()))
+
     def _files_of(self, path: str) -> Iterator[tuple[str, str]]:
         own = self.groups[path]
         below = [group for each, group in self.groups.items() if each == path or each.startswith(path + "/")]

@@ -737,12 +737,10 @@ async def test_who_is_managed_no_longer_is_let_go(bench: Bench) -> None:
         bench.managed.clear()
         assert bench.guard is not None
         seen.append(bench.guard.looks)
-        bench.guard._kernel_kills._untold[JOB] = -1  # Told for one below it, and not seen here yet.
 
     steps = [*bench.stalls(3), drop, lambda: bench.event(oom_kill=1), *[bench.quiet] * 5]
     guard = await bench.run(*steps)
     assert guard.looks == seen[0]
-    assert guard._kernel_kills._untold == {}
     assert bench.script.waits[-3:] == [None] * 3
     assert not [each for each in bench.told if isinstance(each, KernelKillReport)]
 
@@ -804,6 +802,33 @@ async def test_a_kernel_kill_between_the_counters_and_the_look(bench: Bench, mon
     await bench.run(bench.quiet, lambda: bench.event(SLICE, max=1), *[bench.quiet] * 4)
     told = [(each.cgroup, each.count) for each in bench.told if isinstance(each, KernelKillReport)]
     assert told == [(JOB, 1)]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("slice_is_watched", [False, True], ids=["the job alone", "the slice too, counted up late"])
+async def test_a_kernel_kill_that_a_look_has_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, slice_is_watched: bool
+) -> None:
+    """And then the job goes before the next walk of the counters: it is told for the job, and not for the slice."""
+    look = Episode.look
+    missing = [1]
+
+    def after_the_kill(episode: Episode) -> Decision:
+        if episode.cgroup == JOB and missing:
+            bench.tree.groups[JOB].events["oom_kill"] += missing.pop()
+            bench.tree.sync()
+            if slice_is_watched:
+                bench.tree.show(SLICE, "oom_kill", 0)
+        return look(episode)
+
+    monkeypatch.setattr(Episode, "look", after_the_kill)
+    if slice_is_watched:
+        bench.tree.groups[SLICE].high = 1000 * MIB
+    begin = [bench.quiet, lambda: bench.event(SLICE, max=1)] if slice_is_watched else [bench.quiet]
+    await bench.run(*begin, lambda: bench.event(max=1), lambda: bench.tree.remove(JOB), *[bench.quiet] * 4)
+    told = [(each.cgroup, each.count) for each in bench.told if isinstance(each, KernelKillReport)]
+    assert told == [(JOB, 1)]
+    assert missing == []
 
 
 @pytest.mark.asyncio

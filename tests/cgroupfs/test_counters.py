@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from tests.cgroupfs.fake_tree import FakeTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from slicemgr.model.cgroup import MemoryEvents
 
@@ -125,7 +125,7 @@ def test_a_kill_whose_cgroup_is_gone(tree: FakeTree, counters: EventCounters) ->
     tree.groups[JOB].events["oom_kill"] += 1
     tree.remove(JOB)
     (found,) = counters.moved()
-    assert (found.path, found.events.oom_kill) == (SLICE, 0)
+    assert (found.path, found.events.oom_kill, found.kernel_kills) == (SLICE, 0, 1)
     assert moved(counters) == []
 
 
@@ -138,17 +138,10 @@ def test_a_kill_is_its_job_s(tree: FakeTree, counters: EventCounters) -> None:
     assert moved(counters) == [JOB]
 
 
-def shown(tree: FakeTree, path: str, name: str, count: int) -> None:
-    """What a reader finds there who comes before the kernel has counted this level up."""
-    file = Path(tree.mount + path) / "memory.events"
-    rows = dict(line.split() for line in file.read_text().splitlines())
-    file.write_text("".join(f"{key} {count if key == name else value}\n" for key, value in rows.items()))
-
-
 def test_a_kill_that_the_slice_has_not_counted_yet(tree: FakeTree, counters: EventCounters) -> None:
     """The kernel counts from the cgroup upwards, and we read downwards: told for the job, and not for the slice as well."""
     grow(tree, JOB, max=1, oom_kill=1)
-    shown(tree, SLICE, "oom_kill", 0)
+    tree.show(SLICE, "oom_kill", 0)
     assert moved(counters) == [JOB]
     tree.sync()
     assert moved(counters) == []
@@ -178,7 +171,47 @@ def test_kills_seen_by_a_walk_that_breaks_off(
     monkeypatch.setattr(CgroupDir, "local_events", fails_once)
     with pytest.raises(OSError, match="no descriptor"):
         counters.moved()
-    assert moved(counters) == [JOB, OTHER]
+    assert [(each.path, each.kernel_kills) for each in counters.moved()] == [(JOB, 1), (OTHER, 0)]
+
+
+def test_kills_seen_by_a_walk_that_breaks_off_in_a_job_that_goes(
+    tree: FakeTree, counters: EventCounters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its container's is counted as told when the walk comes back, and finds neither of them: so it is told."""
+    container, other = f"{JOB}/container", f"{JOB}/other"
+    tree.add(container)
+    tree.add(other)
+    grow(tree, container, oom_kill=1)
+    grow(tree, other, high=1)
+    children = CgroupDir.children
+    failed: list[str] = []
+
+    def fails_once(directory: CgroupDir) -> list[str]:
+        if directory.path == other and not failed:
+            failed.append(directory.path)
+            raise OSError("no descriptor")
+        return children(directory)
+
+    monkeypatch.setattr(CgroupDir, "children", fails_once)
+    with pytest.raises(OSError, match="no descriptor"):
+        counters.moved()
+    tree.remove(JOB)
+    assert [(each.path, each.kernel_kills) for each in counters.moved()] == [(container, 1)]
+    assert moved(counters) == []
+
+
+def test_a_look_tells_of_the_cgroup_s_own(tree: FakeTree, counters: EventCounters) -> None:
+    """And the walk not again; what is not known below us, and what a kernel before 5.2 shows, is left to the walk."""
+    grow(tree, JOB, oom_kill=2)
+    with CgroupDir.open(JOB, tree.mount) as job:
+        local = job.local_events()
+    assert counters.kernel_kills_in("/alien.slice/a.scope", local) == 0
+    assert counters.kernel_kills_in(JOB, None) == 0
+    assert counters.kernel_kills_in(JOB, local) == 2
+    assert counters.kernel_kills_in(JOB, local) == 0
+    assert [(each.path, each.kernel_kills) for each in counters.moved()] == [(JOB, 0)]
+    grow(tree, JOB, oom_kill=1)
+    assert [(each.path, each.kernel_kills) for each in counters.moved()] == [(JOB, 1)]
 
 
 @pytest.mark.parametrize("failing", [JOB, OTHER, f"{JOB}/below"])

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's OOM kills: whose they are, and for which cgroup each is told."""
+"""The kernel's OOM kills: whose they are."""
 
 from __future__ import annotations
 
 import pytest
 
 from slicemgr.service import leftover
-from slicemgr.service.kernel_kills import DYING_SECONDS, KernelKills, OwnVictims, not_ours
+from slicemgr.service.kernel_kills import DYING_SECONDS, OwnVictims, not_ours
 
 SLICE, JOB, OTHER = "/build.slice", "/build.slice/a.scope", "/build.slice/b.scope"
 CC, LD = (11, "cc1plus"), (12, "ld")
@@ -73,46 +73,11 @@ def test_only_the_last_few_are_remembered() -> None:
 
 
 def test_a_victim_excuses_one_kill() -> None:
-    kills = KernelKills()
-    assert sorted(kills.excused([11, 12], 1) + kills.excused([11, 12], 5)) == [11, 12]
-    assert kills.excused([11, 12], 1) == []
-
-
-def test_each_is_told_once() -> None:
-    """For the lowest cgroup that has seen it; what the slice has seen besides is the slice's."""
-    kills, watched = KernelKills(), (SLICE, JOB, OTHER)
-    kills.seen(JOB, 2)
-    assert kills.take(JOB, watched) == 2
-    kills.seen(SLICE, 3)
-    assert kills.is_in_doubt(SLICE, lambda: watched)
-    assert not kills.is_in_doubt(SLICE, lambda: watched)
-    assert kills.take(SLICE, watched) == 1
-    assert kills.take(SLICE, watched) == kills.take(JOB, watched) == 0
-
-
-def test_what_the_slice_has_seen_first() -> None:
-    kills, watched = KernelKills(), (SLICE, JOB)
-    kills.seen(SLICE, 1)
-    assert kills.is_in_doubt(SLICE, lambda: watched)
-    kills.seen(JOB, 1)
-    assert kills.take(JOB, watched) == 1
-    kills.seen(SLICE, 0)
-    assert not kills.is_in_doubt(SLICE, lambda: watched)
-    assert kills.take(SLICE, watched) == 0
-
-
-def test_nobody_below_leaves_no_doubt() -> None:
-    kills = KernelKills()
-    kills.seen(JOB, 1)
-    assert not kills.is_in_doubt(JOB, lambda: (SLICE, JOB, OTHER))
-    assert kills.take(JOB, ()) == 1
-
-
-def test_a_slice_whose_first_look_came_after_it() -> None:
-    """What was told before is no credit for ever: its next kill is told."""
-    kills, watched = KernelKills(), (SLICE, JOB)
-    kills.seen(JOB, 1)
-    kills.take(JOB, watched)
-    kills.seen(SLICE, 0)
-    kills.seen(SLICE, 1)
-    assert kills.take(SLICE, watched) == 1
+    victims = OwnVictims()
+    for pid in (11, 12):
+        victims.add(pid, JOB)
+    assert victims.excused(OTHER, 5, 100.0) == []
+    assert victims.excused(JOB, 1, 100.0) + victims.excused(SLICE, 5, 100.0) == [11, 12]
+    assert victims.excused(JOB, 1, 100.0) == []
+    victims.add(11, JOB)  # Another process of this number.
+    assert victims.excused(JOB, 5, 100.0) == [11]
