@@ -2,7 +2,8 @@
 """What was learnt of the steps of builds: how much each held at most, and for how long it ran.
 
 A build that has run before is planned from its start. Several builds read and write at once, and what one has learnt
-is added to what others have: see learned_file.py for the file, and tests/bench/learned.py for the figures here. What is bounded: names (signature.py), rows and age.
+is added to what others have: see learned_file.py for the file. What is bounded: names (signature.py), rows and age.
+The figures are of tests/bench/learned.py.
 """
 
 import math
@@ -21,8 +22,8 @@ FILE_NAME: Final = "steps.sqlite"
 """In the directory where the history is."""
 
 MOST_STEPS: Final = 20_000
-"""LLVM has 7,000 steps, a distribution's kernel 20,000; so many rows are 1 to 4 MB. Above that go those that were not seen
-for longest, and of one day the smallest: a build of more steps than that keeps the big ones, which matter."""
+"""Large projects have some thousand steps; so many rows are 1 to 4 MB. Above that go those that were not seen for
+longest, and of one day the smallest: a build of more steps than that keeps the big ones, which matter."""
 
 LONGEST_UNSEEN_SECONDS: Final = 180 * 86400.0
 
