@@ -27,6 +27,13 @@ class ProcStat:
     """Clock ticks since boot."""
     startstack: int
     """Where the stack begins: random at each exec, inherited by a fork; 0 where it is hidden from us."""
+    cpu_ticks: int
+    """CPU time of all its threads in clock ticks, user's and system's."""
+    terminal: int
+    """The device number of the controlling terminal; 0 is none."""
+    foreground: int
+    """The process group in the foreground of that terminal; -1 without one."""
+    threads: int
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -69,6 +76,10 @@ def parse_stat(text: bytes) -> ProcStat:
             flags=int(fields[6]),
             starttime=int(fields[19]),
             startstack=int(fields[25]),
+            cpu_ticks=int(fields[11]) + int(fields[12]),
+            terminal=int(fields[4]),
+            foreground=int(fields[5]),
+            threads=int(fields[17]),
         )
     except (IndexError, ValueError) as error:
         raise FormatError("/proc/PID/stat", text) from error
@@ -80,6 +91,30 @@ def parse_statm_resident(text: bytes) -> int:
         return int(text.split()[1])
     except (IndexError, ValueError) as error:
         raise FormatError("/proc/PID/statm", text) from error
+
+
+def parse_statm_anonymous(text: bytes) -> int:
+    """/proc/PID/statm: RSS without what is mapped from files or shared, in pages. Raises FormatError.
+
+    `5631 1302 930 1 0 412 0`: 1302 - 930 (fs/proc/task_mmu.c, task_statm: the third is file and shmem pages). Both are
+    read one after the other, so that the difference may be negative for a moment: then it is 0.
+    """
+    try:
+        fields = text.split()
+        return max(0, int(fields[1]) - int(fields[2]))
+    except (IndexError, ValueError) as error:
+        raise FormatError("/proc/PID/statm", text) from error
+
+
+def parse_last_pid(text: bytes) -> int:
+    """/proc/loadavg: `0.20 0.18 0.12 1/80 11206`; the last is the pid or thread id given out last (proc_loadavg(5)).
+
+    Raises FormatError.
+    """
+    try:
+        return int(text.split()[4])
+    except (IndexError, ValueError) as error:
+        raise FormatError("/proc/loadavg", text) from error
 
 
 def parse_status_memory(text: bytes) -> ProcMemory:
@@ -102,6 +137,34 @@ def parse_status_memory(text: bytes) -> ProcMemory:
         page_tables=page_tables,
         has_memory=b"VmSize" in fields,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ProcSignals:
+    """Which signals wait for a process, bit N-1 for signal N."""
+
+    state: str
+    """As in /proc/PID/stat: T is stopped by a signal."""
+    pending: int
+    """For the process, and for its first thread."""
+    blocked: int
+    """By its first thread."""
+
+
+def parse_status_signals(text: bytes) -> ProcSignals:
+    r"""/proc/PID/status: `State:\tT (stopped)`, `ShdPnd:\t0000000000004000` (fs/proc/array.c, task_sig).
+
+    Raises FormatError.
+    """
+    fields = dict(line.partition(b":")[::2] for line in text.split(b"\n"))
+    try:
+        return ProcSignals(
+            fields[b"State"].split()[0].decode(),
+            int(fields[b"SigPnd"], 16) | int(fields[b"ShdPnd"], 16),
+            int(fields[b"SigBlk"], 16),
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise FormatError("/proc/PID/status", text) from error
 
 
 def parse_smaps_rollup(text: bytes) -> ProcMemory:
