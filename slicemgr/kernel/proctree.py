@@ -48,6 +48,11 @@ class ProcessTree:
         self._has_children_files = procfs.has_children_files()
         self._among_strangers = among_strangers
         self._seen: set[ProcessIdentity] = set()
+        self._left_out: set[int] = set()
+
+    def leave_out(self, pid: int) -> None:
+        """This child is ours, and not the job's: the one that outlives us."""
+        self._left_out.add(pid)
 
     def place(self, pid: int) -> None:
         """This child is the job: it and all that it starts. Raises ProcessGoneError."""
@@ -65,7 +70,7 @@ class ProcessTree:
             self._descend(found, lambda pid: children.get(pid, []))
         if self._among_strangers:
             self._seen = {identity for pid in found if (identity := _if_seen(procfs.identity_of, pid)) is not None}
-        return found
+        return found - self._left_out
 
     def _descend(self, found: set[int], children_of: Callable[[int], list[int]]) -> bool:
         """Add every descendant that is not in `found` yet; False if there was none."""

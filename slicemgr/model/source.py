@@ -14,6 +14,10 @@ class JobSource(Protocol):
         """Make this process and what it will start a member; before its exec, charges follow the first touch."""
         ...
 
+    def leave_out(self, pid: int) -> None:
+        """This process is no member, wherever it stands."""
+        ...
+
     def read(self, measure: Measure) -> CgroupSample:
         """What the job holds now."""
         ...

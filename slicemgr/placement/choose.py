@@ -105,7 +105,7 @@ class Choice:
                     )
                 else:
                     limits = (memory_high, memory_max, memory_swap_max)
-                    handle = self._open_embedded(pid, wanted=any(limit is not None for limit in limits))
+                    handle = self._open_embedded(pid, beside, wanted=any(limit is not None for limit in limits))
             except (BusError, JobFailedError, PlacementError, OSError) as error:
                 passed_over += ((backend, _reason(backend, error)),)
                 continue
@@ -121,13 +121,15 @@ class Choice:
             self._manager.close()
             self._manager = None
 
-    def _open_embedded(self, pid: int, *, wanted: bool) -> JobHandle:
+    def _open_embedded(self, pid: int, beside: Sequence[int], *, wanted: bool) -> JobHandle:
         from slicemgr.kernel.errors import ProcessGoneError
 
         handle = self._embedded or _embedded()
         try:
             if handle.source is not None:
                 handle.source.place(pid)
+                for ours in beside:
+                    handle.source.leave_out(ours)
         except ProcessGoneError:  # Killed while it was held: its status will tell.
             pass
         if wanted:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Who outlives slicemgr, also one that was SIGKILLed: a child that lifts memory.high of what nobody guards any more,
-and thaws what we had paused.
+thaws what we had paused, and resumes the steps that we had stopped.
 
 A cgroup of ours is throttled below its memory.max so that we have time to choose. Without us nobody chooses, and a job
 that has reached memory.high would crawl for minutes. So a small process waits for our end, on a pipe that only we
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 
+from slicemgr.kernel.let_go_on import let_go_on
 from slicemgr.kernel.signals import signal
 from slicemgr.placement.backend import CGROUPS
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 _FROZEN = b"!"
 """Before a path in what it is told: every path begins with a slash."""
+
+_HELD = b"+"
+_NOT_HELD = b"-"
+"""Before a pid and its start time, `+4711 98765`: that step is about to be stopped, or goes on again."""
 
 KEEPER_SECONDS = 5
 """For the manager to answer at our end; TimeoutStopSec= of the unit is 10."""
@@ -70,6 +75,14 @@ class Guardian:
         lines += b"".join(_FROZEN + os.fsencode(path) + b"\n" for path in frozen)
         self._tell(b"=\n" + lines)
 
+    def hold(self, pid: int, start_ticks: int) -> bool:
+        """Before a step is stopped: from now on, if we die, it is resumed. False: nobody is there to do it."""
+        return self._tell(b"%s%d %d\n" % (_HELD, pid, start_ticks))
+
+    def let_go(self, pid: int, start_ticks: int) -> None:
+        """After it was resumed, or has ended."""
+        self._tell(b"%s%d %d\n" % (_NOT_HELD, pid, start_ticks))
+
     def lift(self) -> None:
         """We end in order: nobody guards them from now on. Waits until it is done."""
         os.close(self._writing)
@@ -78,11 +91,12 @@ class Guardian:
         except ChildProcessError:  # Reaped by whoever collects all children.
             return
 
-    def _tell(self, text: bytes) -> None:
+    def _tell(self, text: bytes) -> bool:
         try:
             os.write(self._writing, text)
         except BrokenPipeError:  # Somebody has killed it: then nobody outlives us.
-            return
+            return False
+        return True
 
 
 def keeper() -> Guardian | None:
@@ -105,8 +119,10 @@ def _be_guardian(reading: int, mount: str, mask: frozenset[int] | None, also: Ke
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         text = b""
+        held: set[tuple[int, int]] = set()
         while piece := os.read(reading, 65536):
-            text = since_last(text + piece)
+            text = since_last(without_steps(text + piece, held))
+        let_go_on(held)
         throttled, frozen = left_behind(text)
         for path in frozen:
             _write(path, b"cgroup.freeze", b"0", mount)
@@ -124,6 +140,21 @@ def _be_guardian(reading: int, mount: str, mask: frozenset[int] | None, also: Ke
 def since_last(text: bytes) -> bytes:
     """Without all that was told before the last time: somebody may pause and resume a job for years."""
     return text[text.rfind(b"\n=\n") + 1 :]
+
+
+def without_steps(text: bytes, held: set[tuple[int, int]]) -> bytes:
+    """Note in `held` who was said to be stopped or to go on; what is left is about cgroups. A torn line stays."""
+    if _HELD not in text and _NOT_HELD not in text:
+        return text
+    *lines, torn = text.split(b"\n")
+    others = b""
+    for line in lines:
+        if line.startswith((_HELD, _NOT_HELD)):
+            pid, start_ticks = map(int, line[1:].split())
+            (held.add if line.startswith(_HELD) else held.discard)((pid, start_ticks))
+        else:
+            others += line + b"\n"
+    return others + torn
 
 
 def left_behind(text: bytes) -> tuple[list[bytes], list[bytes]]:
