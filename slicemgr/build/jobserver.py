@@ -21,6 +21,7 @@ Light, see model/quantity.py.
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import os
 import sys
@@ -54,6 +55,7 @@ class Jobserver:
 
         Raises OSError where there are no descriptors or no /proc.
         """
+        self._turn = _thread.allocate_lock()
         self.ceiling: Final = max(1, min(ceiling, LARGEST_CEILING))
         """How many jobs there will ever be at once."""
         self._allowed = 1
@@ -121,24 +123,27 @@ class Jobserver:
         jobs end.
         """
         self._allowed = max(1, min(running, self.ceiling))
-        excess = self._out - (self._allowed - 1)
-        if excess > 0:
-            self._out -= len(_read(self._unread, excess))
-        self._hand_out_allowed()
+        with self._turn:
+            excess = self._out - (self._allowed - 1)
+            if excess > 0:
+                self._out -= len(_read(self._unread, excess))
+            self._hand_out_allowed()
 
     def relay(self) -> None:
         """Take what has come back, and hand out what is allowed. Never waits."""
         # Who brings back more than he took (`echo` adds a newline) makes no tokens.
-        self._out = max(0, self._out - len(_read(self._returned, 65536)))
-        self._hand_out_allowed()
+        with self._turn:
+            self._out = max(0, self._out - len(_read(self._returned, 65536)))
+            self._hand_out_allowed()
 
     def give_back(self, lost: int) -> None:
         """Tokens of clients that were killed: they are handed out again, as far as allowed.
 
         One that comes back after all is not counted twice for ever: when all have come back, the number is right again.
         """
-        self._out -= max(0, min(lost, self._out))
-        self._hand_out_allowed()
+        with self._turn:
+            self._out -= max(0, min(lost, self._out))
+            self._hand_out_allowed()
 
     def close(self) -> None:
         """Nobody relays from now on. Also twice.

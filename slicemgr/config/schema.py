@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from slicemgr.config import ConfigError, Key, Tree, key_text, one_line, shortened, values
 from slicemgr.model.notice import NotificationSpec
+from slicemgr.model.pacing import PacingSpec
 from slicemgr.model.quantity import Percent
 from slicemgr.model.slice import Auto, MachineSpec, SliceKind, SliceSpec, VictimRule
 from slicemgr.model.spec import SpecError, slice_unit_name
@@ -23,6 +24,7 @@ class Config:
     slices: tuple[SliceSpec, ...]
     """build, app and session, always; then the user's own, in the order of the files."""
     machine: MachineSpec
+    pacing: PacingSpec = dataclasses.field(default_factory=PacingSpec)
     notifications: NotificationSpec = dataclasses.field(default_factory=NotificationSpec)
 
 
@@ -112,6 +114,13 @@ MACHINE_KEYS: Final[Keys] = {
 }
 """What the table [machine] may hold: key -> field of MachineSpec, and its reader."""
 
+PACING_KEYS: Final[Keys] = {
+    "enabled": ("enabled", values.read_switch),
+    "never_hold": ("never_hold", values.read_patterns),
+    "borrow": ("borrow", values.read_threshold),
+}
+"""What the table [pacing] may hold: key -> field of PacingSpec, and its reader."""
+
 NOTIFICATION_KEYS: Final[Keys] = {
     "enabled": ("enabled", values.read_switch),
 }
@@ -137,7 +146,7 @@ class _Reading:
         self._tree = tree
 
     def config(self) -> Config:
-        self._refuse_unknown((), self._tree.values, {"slice", "machine", "notifications"})
+        self._refuse_unknown((), self._tree.values, {"slice", "machine", "pacing", "notifications"})
         specs = {spec.unit: spec for spec in DEFAULTS.values()}
         named: dict[str, str] = {}
         for name, content in self._table(("slice",), self._tree.values.get("slice", {})).items():
@@ -159,7 +168,12 @@ class _Reading:
             named[unit] = name
             specs[unit] = self._slice(key, unit, self._table(key, content))
         machine = dataclasses.replace(DEFAULT_MACHINE, **self._top("machine", MACHINE_KEYS))
-        return Config(tuple(specs.values()), machine, NotificationSpec(**self._top("notifications", NOTIFICATION_KEYS)))
+        return Config(
+            tuple(specs.values()),
+            machine,
+            PacingSpec(**self._top("pacing", PACING_KEYS)),
+            NotificationSpec(**self._top("notifications", NOTIFICATION_KEYS)),
+        )
 
     def _top(self, name: str, known: Keys) -> dict[str, Any]:
         return self._fields((name,), self._table((name,), self._tree.values.get(name, {})), known)

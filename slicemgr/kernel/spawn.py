@@ -15,7 +15,7 @@ from slicemgr.kernel.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Final, NoReturn
 
 # The interpreter ignores these at start-up (Py_Initialize); a command must not inherit that.
@@ -33,10 +33,17 @@ class CommandError(OSError):
 class HeldCommand:
     """A forked child, leader of a process group of its own, that waits for `let_go` before its exec."""
 
-    def __init__(self, command: Sequence[str], caught_signals: Iterable[int], search_path: str) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        caught_signals: Iterable[int],
+        search_path: str,
+        changed: Mapping[str, str] | None = None,
+        in_child: Callable[[], None] | None = None,
+    ) -> None:
         """Fork. `caught_signals` get their default action back in the child; `search_path` is $PATH.
 
-        Raises ForkError.
+        `changed`: what is different in its environment; `in_child` is called there before its exec. Raises ForkError.
         """
         gate_read, self._gate = os.pipe()
         self._failure, failure_write = os.pipe()
@@ -48,7 +55,8 @@ class HeldCommand:
                 os.close(self._gate)
                 os.close(self._failure)
                 reset = [*caught_signals, *_CHANGED_BY_PYTHON]
-                _become(command, search_path, gate_read, failure_write, reset, blocked_before)
+                prepare = _Preparation(reset, blocked_before, changed or {}, in_child)
+                _become(command, search_path, gate_read, failure_write, prepare)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
         os.close(gate_read)
@@ -92,15 +100,36 @@ def _fork() -> int:
         raise ForkError(error.errno, error.strerror) from error
 
 
-def _become(
-    command: Sequence[str], search_path: str, gate: int, failure: int, reset: Iterable[int], mask: Iterable[int]
-) -> NoReturn:
+class _Preparation:
+    """What the child does to itself before it is the command."""
+
+    def __init__(
+        self,
+        reset: Iterable[int],
+        mask: Iterable[int],
+        changed: Mapping[str, str],
+        in_child: Callable[[], None] | None,
+    ) -> None:
+        self._reset = reset
+        self._mask = mask
+        self._changed = changed
+        self._in_child = in_child
+
+    def __call__(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in self._reset:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        for name, value in self._changed.items():
+            os.putenv(name, value)  # execv(3) takes it from there.
+        if self._in_child is not None:
+            self._in_child()
+
+
+def _become(command: Sequence[str], search_path: str, gate: int, failure: int, prepare: _Preparation) -> NoReturn:
     """In the child: wait at the gate, then be the command. Never returns into the parent's code."""
     try:
-        signal.set_wakeup_fd(-1)
-        for number in reset:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        prepare()
         if os.read(gate, 1):  # Nothing: the parent is gone, and with it whoever wanted the command.
             _execute(command, search_path)
     except OSError as error:

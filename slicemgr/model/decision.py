@@ -24,6 +24,8 @@ class Evidence(enum.Enum):
     SWAP_FULL = "there is no swap left to take it"
     THRASHING = "what is reclaimed is needed again at once"
     MACHINE = "the machine has no memory left"
+    NO_STEP_FITS = "not even one step fits beside what those that wait hold"
+    ALONE = "it does not fit even alone"
 
 
 @dataclass(frozen=True, slots=True)

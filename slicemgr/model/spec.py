@@ -50,6 +50,45 @@ class JobSpec:
         return f"JobSpec{self._fields()!r}"
 
 
+class PacingRequest:
+    """How this one job is to be paced. A value: never changed."""
+
+    __slots__ = ("ceiling", "has_tokens", "is_agent", "is_on", "never_hold", "relaunches")
+
+    def __init__(
+        self,
+        *,
+        is_on: bool = True,
+        never_hold: tuple[str, ...] = (),
+        has_tokens: bool = True,
+        relaunches: bool = True,
+        is_agent: bool = False,
+        ceiling: int | None = None,
+    ) -> None:
+        self.is_on = is_on
+        self.never_hold = never_hold
+        """Shell patterns of names (comm) of processes that never wait."""
+        self.has_tokens = has_tokens
+        """make gets a jobserver of ours."""
+        self.relaunches = relaunches
+        """A step that we have killed runs again."""
+        self.is_agent = is_agent
+        """The command is a program that a person talks to, and what it starts are builds."""
+        self.ceiling = ceiling
+        """At most so many steps run at once."""
+
+    def with_ceiling(self, ceiling: int) -> PacingRequest:
+        """The same with fewer at once."""
+        return PacingRequest(
+            is_on=self.is_on,
+            never_hold=self.never_hold,
+            has_tokens=self.has_tokens,
+            relaunches=self.relaunches,
+            is_agent=self.is_agent,
+            ceiling=ceiling,
+        )
+
+
 def slice_unit_name(text: str) -> str:
     """`build` or `build.slice` -> `build.slice`, by systemd's rules for unit names. Raises SpecError."""
     stem = text.removesuffix(".slice")

@@ -63,3 +63,6 @@ class Step:
     """For how long it has been in this state."""
     may_wait: bool = True
     """False for who must not be stopped (any more): it has children, reads the terminal, or was excluded."""
+    alone: bool = False
+    """It was killed for lack of memory and comes again: it runs when no other step does, and no other one begins
+    meanwhile."""

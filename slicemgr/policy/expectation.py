@@ -14,6 +14,17 @@ FIRST_SHARE: Final = 1 / 6
 """Of the budget for a step of which nothing at all is known. A quarter made a cold build of equal steps 5 % slower; an
 eighth let too many begin: 2 of 18 simulated builds ran out."""
 
+FIRST_BYTES: Final = 10**9
+"""And not more than this, however big the budget: a sixth of 20 GiB would hold most of a `make -j20` that needs 4. Of
+compilers nearly all stay below 1 GB, of linkers most; who grows above it is seen in time, as a big budget takes
+seconds to fill. (Of this machine's own: g++ on the heaviest header 300 MB, rustc and a KDE manual 100 to 400 MB.)"""
+
+FIRST_TOGETHER: Final = 3
+FIRST_SPACING_SECONDS: Final = 0.7
+"""Of a build of which nothing is known only so many begin at once, then one each 0.7 s: so their peaks do not come
+together either. Without it the simulated cold builds ran out in 1 of 18; with 1.5 s short steps took 7 % longer. On a
+budget that is big beside a step more begin, and faster."""
+
 GROWING_BYTES_PER_SECOND: Final = 1 << 20
 GROWING_SHARE_PER_SECOND: Final = 0.02
 """Less growth than this is none: a compiler at its peak still takes a page here and there."""
@@ -34,6 +45,10 @@ KEEPER_AHEAD: Final = 1.1
 KEEPER_SHARE: Final = 0.25
 """The oldest of unknown size may become a tenth bigger than any that has been seen, or a quarter of the budget."""
 
+AT_PEAK_SHARE: Final = 0.98
+MOST_AHEAD: Final = 1.02
+"""A learnt peak is not the next one."""
+
 LATE_SHARE: Final = 0.01
 LATE_SECONDS: Final = 0.1
 """A step ends so much later than the last time; its end is seen late, too. Without it others that were let go for that
@@ -44,7 +59,13 @@ _SHORTEST_REST: Final = 0.5
 
 
 def is_growing(step: Step) -> bool:
-    """Whether its memory still becomes more."""
+    """Whether its memory still becomes more. Who is at a learnt peak has done with it, whatever the last half second
+    was like: to stop him there would keep him from giving all of it back."""
+    if (
+        step.profile is not None
+        and step.profile.peak_bytes * AT_PEAK_SHARE <= step.held_bytes <= step.profile.peak_bytes
+    ):
+        return False
     return step.growth_bytes_per_second > max(GROWING_BYTES_PER_SECOND, step.held_bytes * GROWING_SHARE_PER_SECOND)
 
 
@@ -55,11 +76,15 @@ class Expectation:
         """`ended`: by kind, the steps that have ended in this build, or earlier ones of which no more is known."""
         self._ended = ended
         self._budget_bytes = budget_bytes
+        self.first_bytes = min(budget_bytes * FIRST_SHARE, float(FIRST_BYTES))
+        """What a step is taken to need of which nothing at all is known."""
         self._unknown: dict[str, list[Step]] = {}
         for step in steps:
             if step.profile is None and step.state is not StepState.NEW:
                 self._unknown.setdefault(step.kind, []).append(step)
         self._guesses: dict[str, Profile] = {}
+        self._mosts: dict[str, float] = {}
+        self._first_most = min(budget_bytes * KEEPER_SHARE, float(FIRST_BYTES))
 
     def profile_of(self, step: Step) -> Profile:
         """Learnt, or guessed."""
@@ -70,20 +95,35 @@ class Expectation:
             guess = self._guesses[step.kind] = self._guess(step.kind)
         return guess
 
+    def slow_start(self) -> tuple[int, float]:
+        """How many steps of unknown size begin at once, and after how many seconds each one more.
+
+        A guess is a sixth of a small budget, and less of one above 6 GB: there are more of them, half at once and the
+        others in the same time. So there is no cliff beside the budget on which all fit.
+        """
+        fit = self._budget_bytes / self.first_bytes if self.first_bytes else 0.0
+        scale = max(1.0, fit * FIRST_SHARE)
+        return int(FIRST_TOGETHER * scale), FIRST_SPACING_SECONDS / scale
+
     def is_first_of_kind(self, step: Step) -> bool:
         """Whether neither it nor any of its kin has ended before."""
         return step.profile is None and not self._ended.get(step.kind)
 
-    def keeper_bytes(self, step: Step) -> float:
-        """The most that the step may come to hold which has to be able to end: nobody else frees anything."""
+    def most_bytes(self, step: Step) -> float:
+        """The most that the step may come to hold; it has to be able to end beside the others."""
         held = step.held_bytes
-        if step.profile is not None:
-            return max(step.profile.peak_bytes, held)
+        if step.profile is not None and held <= step.profile.peak_bytes:
+            return step.profile.peak_bytes * MOST_AHEAD
         if step.still_seconds >= STILL_SECONDS:
             return held * STILL_AHEAD
-        seen = max((profile.peak_bytes for profile in self._ended.get(step.kind, ())), default=0) * KEEPER_AHEAD
-        living = max((each.held_bytes for each in self._unknown.get(step.kind, ())), default=0) * KIN_AHEAD
-        return max(seen, living, held * KIN_AHEAD, self._budget_bytes * KEEPER_SHARE)
+        if step.profile is not None:
+            return held * GROWTH_AHEAD
+        most = self._mosts.get(step.kind)
+        if most is None:
+            seen = max((profile.peak_bytes for profile in self._ended.get(step.kind, ())), default=0) * KEEPER_AHEAD
+            living = max((each.held_bytes for each in self._unknown.get(step.kind, ())), default=0) * KIN_AHEAD
+            most = self._mosts[step.kind] = max(seen, living, self._first_most)
+        return max(most, held * KIN_AHEAD)
 
     def curve_of(self, step: Step) -> Curve:
         """What it will hold from now on if it runs."""
@@ -109,7 +149,7 @@ class Expectation:
         leading = max((each.held_bytes * (KIN_AHEAD if is_growing(each) else 1.05) for each in unknown), default=0.0)
         if not ended:
             # It may take all that at once, and for ever.
-            return Profile(int(max(self._budget_bytes * FIRST_SHARE, leading)), 0.0, 1e4)
+            return Profile(int(max(self.first_bytes, leading)), 0.0, 1e4)
         peaks = [float(profile.peak_bytes) for profile in ended]
         average = sum(peaks) / len(peaks)
         # The small ones end first; those that are above already count as what they will at least become.

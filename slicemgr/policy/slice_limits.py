@@ -40,7 +40,7 @@ def session_reserve_bytes(machine: MachineSpec, total_bytes: int) -> int:
     reserve = machine.session_reserve
     if isinstance(reserve, Auto):
         reserve = int(max(total_bytes * RESERVE_SHARE, min(RESERVE_LEAST_BYTES, total_bytes * RESERVE_MOST_SHARE)))
-    return min(_bytes(reserve, total_bytes), total_bytes)
+    return min(amount_bytes(reserve, total_bytes), total_bytes)
 
 
 def resolve_slice(spec: SliceSpec, machine: MachineSpec, total_bytes: int) -> SliceLimits:
@@ -53,7 +53,7 @@ def resolve_slice(spec: SliceSpec, machine: MachineSpec, total_bytes: int) -> Sl
     def limit(amount: SliceAmount | None) -> int | NoLimit | None:
         if amount is None or isinstance(amount, NoLimit):
             return amount
-        return auto if isinstance(amount, Auto) else _bytes(amount, total_bytes)
+        return auto if isinstance(amount, Auto) else amount_bytes(amount, total_bytes)
 
     high, highest = limit(spec.memory_high), limit(spec.memory_max)
     if high is None and spec.kind is SliceKind.BUILD and isinstance(highest, int):
@@ -73,12 +73,13 @@ def resolve_slice(spec: SliceSpec, machine: MachineSpec, total_bytes: int) -> Sl
 def thresholds(machine: MachineSpec, total_bytes: int, swap_total_bytes: int) -> Thresholds:
     """When this machine is short."""
     return Thresholds(
-        available_bytes=_bytes(machine.memory_available, total_bytes),
-        swap_free_bytes=_bytes(machine.swap_free, swap_total_bytes),
+        available_bytes=amount_bytes(machine.memory_available, total_bytes),
+        swap_free_bytes=amount_bytes(machine.swap_free, swap_total_bytes),
     )
 
 
-def _bytes(amount: Amount, total_bytes: int) -> int:
+def amount_bytes(amount: Amount, total_bytes: int) -> int:
+    """A size, or a share of a total; without limit it is the total."""
     if isinstance(amount, NoLimit):
         return total_bytes
     return amount.of(total_bytes) if isinstance(amount, Percent) else amount

@@ -18,7 +18,7 @@ from slicemgr.service.loan import TerminalLoan, is_orphaned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
     from typing import Final
 
@@ -47,9 +47,22 @@ class Command:
     """One command from its start to its end."""
 
     def __init__(
-        self, command: Sequence[str], search_path: str, waiting: Waiting, report: Callable[[Report], None]
+        self,
+        command: Sequence[str],
+        search_path: str,
+        waiting: Waiting,
+        report: Callable[[Report], None],
+        *,
+        changed: Mapping[str, str] | None = None,
+        in_child: Callable[[], None] | None = None,
+        heard: Callable[[int], None] = lambda number: None,
     ) -> None:
-        """Fork it, held before its exec: while there is one thread only. Raises ForkError."""
+        """Fork it, held before its exec: while there is one thread only. Raises ForkError.
+
+        `changed` and `in_child` are HeldCommand's; `heard` is told each signal that goes to all of the
+        command's group: before one that ends it, after SIGCONT.
+        """
+        self._heard = heard
         self._waiting = waiting
         self._report = report
         # Ignored signals stay ignored, here and in the command: that is what nohup and `&` in a script mean.
@@ -57,7 +70,8 @@ class Command:
         self._caught = [number for number in passed_on if signal.getsignal(number) != signal.SIG_IGN]
         self._loan = TerminalLoan()
         self._about_to_stop = False
-        self._held = HeldCommand(command, [*self._caught, signal.SIGCHLD, signal.SIGCONT], search_path)
+        caught = [*self._caught, signal.SIGCHLD, signal.SIGCONT]
+        self._held = HeldCommand(command, caught, search_path, changed, in_child)
         self._status: int | None = None
 
     @property
@@ -126,8 +140,12 @@ class Command:
         try:
             if number in _TO_THE_COMMAND:
                 os.kill(self.pid, number)
-            else:
-                self._send_to_group(number)
+                return True
+            if number != signal.SIGCONT:
+                self._heard(number)
+            self._send_to_group(number)
+            if number == signal.SIGCONT:
+                self._heard(number)
         except PermissionError:
             from slicemgr.service.report import SignalRefusedReport
 

@@ -8,7 +8,6 @@ tree is held by nobody, so its guard is there before the command is let go.
 
 from __future__ import annotations
 
-import os
 import time
 
 from slicemgr.kernel.errors import CgroupGoneError
@@ -16,31 +15,29 @@ from slicemgr.kernel.job_figures import JobFigures
 from slicemgr.model.quantity import NoLimit
 from slicemgr.placement.backend import CGROUPS
 from slicemgr.policy.limits import high_below
-from slicemgr.service.command import Command
 from slicemgr.service.daemon_link import DaemonLink
 from slicemgr.service.guardian import keeper
 from slicemgr.service.job_news import JobNews
+from slicemgr.service.job_pacing import JobPacing
 from slicemgr.service.job_report import JobReport
+from slicemgr.service.precedence import go_before
 from slicemgr.service.waiting import Waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Final
 
     from slicemgr.model.source import JobSource
-    from slicemgr.model.spec import JobSpec
+    from slicemgr.model.spec import JobSpec, PacingRequest
     from slicemgr.placement.backend import JobHandle
     from slicemgr.placement.choose import Choice
     from slicemgr.policy.limits import InBytes
+    from slicemgr.service.command import Command
     from slicemgr.service.guard_thread import GuardThread, Watcher
     from slicemgr.service.guardian import Guardian
     from slicemgr.service.report import Report
     from slicemgr.service.tree_guard import TreeGuard
-
-OWN_RAISE: Final = 10
-COMMAND_LOWERING: Final = 5
-"""Steps of nice(2); see _go_before."""
 
 GUARD_AFTER_SECONDS: Final = 0.1
 """A job in a cgroup without a daemon has a guard of its own from then on. To import it takes 60 ms of a core, which a
@@ -63,14 +60,15 @@ class Job:
         spec: JobSpec,
         limits: InBytes,
         *,
-        search_path: str,
+        environment: Mapping[str, str],
+        pacing: PacingRequest,
         machine_total_bytes: int,
         daemons: Sequence[tuple[str, str]] = (),
         state: str,
         tell: Callable[[Report], None],
         refused: Callable[[str], None] = lambda why: None,
     ) -> None:
-        """`limits`: high, max and swap_max as asked for. `search_path`: $PATH, where the command is looked for.
+        """`limits`: high, max and swap_max as asked for. `environment`: the command's, but for what pacing adds.
 
         `daemons`: where one may listen, and the directory of the history that it keeps, the best first. `state`: the
         directory of our history, which is ours to write while no daemon does. `tell` is called in a thread of its own,
@@ -78,7 +76,8 @@ class Job:
         """
         self._spec = spec
         self._limits = limits
-        self._search_path = search_path
+        self._environment = environment
+        self._request = pacing
         self._machine_total_bytes = machine_total_bytes
         self._daemons = list(daemons)
         self._state = state
@@ -87,6 +86,7 @@ class Job:
         self._let_go_seconds = 0.0
         self._waiting = Waiting()
         self._news = JobNews(tell, state, spec.slice_name)
+        self._command: Command
         self._keeper: Guardian | None = None
         self._guard: GuardThread | None = None
         self._tree_guard: TreeGuard | None = None
@@ -100,14 +100,22 @@ class Job:
         CommandError if the command can't be executed, ForkError if no process can be made, NoBackendError and
         LimitsNotHeldError if it can't be placed as asked.
         """
-        self._command = Command(self._spec.command, self._search_path, self._waiting, self._news.our_own)
+        pacing = self._pacing = JobPacing(
+            self._request, self._spec.command, self._environment, report=self._news.our_own
+        )
+        try:
+            self._command = pacing.make_command(self._waiting)
+        except BaseException:
+            pacing.finish()
+            raise
         handle: JobHandle | None = None
         try:
-            self._keeper = None if choice.backend == "embedded" else keeper()
+            self._keeper = keeper()
             self._handle = handle = self._place(choice)
             _require_limits(handle)
             placed(handle)
         except BaseException:
+            pacing.finish()
             self._let_keeper_go()
             self._command.give_up()
             if handle is not None:
@@ -117,6 +125,7 @@ class Job:
             source = handle.source
             return self._run_in_cgroup() if source is None else self._run_in_tree(source)
         finally:
+            pacing.finish()
             self._news.finish()
             self._let_keeper_go()
             handle.release()
@@ -143,7 +152,7 @@ class Job:
         return handle
 
     def _run_in_tree(self, source: JobSource) -> JobReport:
-        _go_before(self._command.pid)
+        go_before(self._command.pid)
         guard = self._started_guard()
         if guard is not None:
             guard.wait_until_made()
@@ -180,9 +189,12 @@ class Job:
 
     def _run_command(self) -> JobReport:
         self._let_go_seconds = time.monotonic()
+        guard = lambda: self._tree_guard  # noqa: E731
+        self._pacing.start(self._handle, self._command.pid, self._waiting, self._keeper, self._limits[1], guard)
         status = self._command.run()
         job = JobReport(self._handle, self._limits, status)
         job.elapsed_seconds = self._elapsed()
+        job.pacing = self._pacing.finish()
         return job
 
     def _completed(self, job: JobReport, members: Callable[[], Iterable[int]]) -> JobReport:
@@ -221,10 +233,11 @@ class Job:
             is_written = state == self._state
             # A user's jobs are in the history of the system's daemon too, which is root's: so in ours as well.
             report = self._news.of_daemon if is_written else self._news.our_own
-            link = DaemonLink(self._waiting, report, lost=self._find_guard)
+            link = DaemonLink(self._waiting, report, lost=self._find_guard, budget=self._pacing.allow)
             if link.open(path, self._handle.cgroup or ""):
                 self._links.append(link)
                 self._is_written = is_written
+                self._pacing.need = link.need
                 return
         refusals = [link.refusal for link in self._links if link.refusal]
         if refusals and not self._was_watched():
@@ -275,19 +288,3 @@ class Job:
 def _require_limits(handle: JobHandle) -> None:
     if handle.source is None and not handle.limits_in_force:
         raise LimitsNotHeldError(handle.why_not)
-
-
-def _go_before(pid: int) -> None:
-    """Be scheduled before the build that is watched: by our own priority, or else by that of the command.
-
-    `make -j20` on two cores has twenty tasks to run and we have one of a millisecond. On equal terms the looks
-    and the exits of victims came so late that a limit of 400 MiB became 520-576; at nice -10 it was 408-412, and with
-    the command at nice 5, which needs no privilege, 412-444 (docs/benchmarks.md). Before there are threads: on Linux
-    a priority is a thread's own, and handed on to those that it starts. In a cgroup nobody's priority is touched: the
-    kernel holds the job, however late we look.
-    """
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, max(own - OWN_RAISE, -20))
-    except PermissionError:
-        os.setpriority(os.PRIO_PROCESS, pid, min(own + COMMAND_LOWERING, 19))

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from slicemgr.model.process import ProcessSample
     from slicemgr.placement.backend import JobHandle
     from slicemgr.policy.limits import InBytes
+    from slicemgr.service.pacing_tally import PacingSummary
 
 
 class JobReport:
@@ -26,6 +27,7 @@ class JobReport:
         "left_running",
         "limits",
         "looks",
+        "pacing",
         "passed_over",
         "peak_bytes",
         "unit",
@@ -54,6 +56,8 @@ class JobReport:
         """0 if nobody has seen it."""
         self.looks = 0
         """How often our own guard measured the job."""
+        self.pacing: PacingSummary | None = None
+        """What its pacer has done; None if it had none."""
         self.watched_by: str | None = None
         """`daemon`, `run` (slicemgr run itself), or None: it ended before anybody was needed."""
         self.daemon_refusal = ""

@@ -23,6 +23,22 @@ def control_socket(uid: int | None, environment: Mapping[str, str]) -> str:
     return f"{runtime if runtime.startswith('/') else f'/run/user/{uid}'}/slicemgr/control"
 
 
+def steps_directory(uid: int, environment: Mapping[str, str]) -> str:
+    """Where it is kept what was learnt of this user's builds; root's is where the system's history is, unless told."""
+    is_told = environment.get("XDG_STATE_HOME", "").startswith("/")
+    return state_directory(uid if uid or is_told else None, environment)
+
+
+def job_directory(uid: int, environment: Mapping[str, str], name: str) -> str:
+    """A directory to be made for one job alone, where its marks are."""
+    if uid == 0 and os.access("/run", os.W_OK):
+        return f"/run/slicemgr/jobs/{name}"
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and os.access(runtime, os.W_OK):
+        return f"{runtime}/slicemgr/jobs/{name}"
+    return f"/tmp/slicemgr-{uid}-{name}/job"  # noqa: S108 - made with mkdir, 0700, which refuses what is there
+
+
 def bus_address(uid: int | None, environment: Mapping[str, str]) -> str:
     """Where this user's session bus is, or the system's (D-Bus Specification, "Well-known Message Bus Instances")."""
     if uid is None:

@@ -28,6 +28,7 @@ from slicemgr.service.report import (
     KernelKillReport,
     KillReport,
     NoVictimReport,
+    PacingFailedReport,
     Report,
     SignalRefusedReport,
 )
@@ -44,6 +45,7 @@ _KINDS: Final[Mapping[str, type[Report]]] = {
     "kernel-kill": KernelKillReport,
     "no-victim": NoVictimReport,
     "guard-failed": GuardFailedReport,
+    "pacing-failed": PacingFailedReport,
     "signal-refused": SignalRefusedReport,
 }
 

@@ -102,6 +102,14 @@ class GuardFailedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PacingFailedReport:
+    """Pacing, or a part of it, is not to be had; the job goes on without."""
+
+    error: str
+    """One line that ends in what to try."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignalRefusedReport:
     """A signal that we were sent and may not pass on: the command is another user's by now (sudo)."""
 
@@ -109,5 +117,11 @@ class SignalRefusedReport:
 
 
 Report: TypeAlias = (
-    KillReport | HighReport | KernelKillReport | NoVictimReport | GuardFailedReport | SignalRefusedReport
+    KillReport
+    | HighReport
+    | KernelKillReport
+    | NoVictimReport
+    | GuardFailedReport
+    | PacingFailedReport
+    | SignalRefusedReport
 )

@@ -69,6 +69,13 @@ class TreeGuard:
         self._proportional_is_slow = False
         self._measuring = Worker("measure")
 
+    def raise_limit(self, size_bytes: int) -> bool:
+        """From now on it may hold so much more. False without a limit. From any thread."""
+        if self._limits.max is None:
+            return False
+        self._limits = dataclasses.replace(self._limits, max=self._limits.max + size_bytes)
+        return True
+
     async def at_rest(self) -> None:
         """Wait for the end of a kill that is under way."""
         await self._guard.at_rest()

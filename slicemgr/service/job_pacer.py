@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything that the pacer of one job needs, made for a job where it has been put. Imported in the pacer's thread."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from slicemgr.build.signature import signature_of
+from slicemgr.kernel.births import Births
+from slicemgr.kernel.cgroupfs import CgroupDir
+from slicemgr.kernel.hold import HeldProcess
+from slicemgr.kernel.machine import MachineReader
+from slicemgr.model.pacing import PacingSettings
+from slicemgr.model.source import JobSource
+from slicemgr.model.step import StepState
+from slicemgr.service.holding import Outliver
+from slicemgr.service.job_budget import Budget, JobBudget
+from slicemgr.service.last_resort import LastResort
+from slicemgr.service.live_step import LiveStep
+from slicemgr.service.pacer import Pacer
+from slicemgr.service.pacing_tally import PacingSummary
+from slicemgr.service.report import Report
+from slicemgr.service.step_memory import RememberedSteps
+from slicemgr.service.step_watch import StepWatch
+from slicemgr.service.token_count import TokenCount, Tokens
+from slicemgr.service.tree_use import TreeUse
+
+
+class Marks(Protocol):
+    """See build/launcher.py."""
+
+    def mark_killed(self, ancestor_pids: Sequence[int]) -> None: ...
+    def is_again(self, ancestor_pids: Sequence[int]) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PacedJob:
+    """The job that is to be paced."""
+
+    pid: int
+    """The command; it never waits."""
+    cgroup: str | None
+    source: JobSource | None
+    """Where it is a process tree."""
+    limit_bytes: int | None
+    """Of a process tree."""
+    directory: str
+    """Where the command runs."""
+    spares: frozenset[int]
+    """Pids of ours among its processes."""
+    outliver: Outliver | None
+    tokens: Tokens | None
+    marks: Marks | None
+    is_agent: bool
+    """The command is a program that a person talks to."""
+    ceiling: int | None
+    allowance: Callable[[], int | None]
+    """What the daemon lets it have."""
+    need: Callable[[int, int, bool], None]
+    """Tells the daemon: held, wanted, and whether somebody waits."""
+    borrow: Callable[[int], bool]
+    """Raises its limits by so many bytes."""
+
+    def without_holding(self) -> "PacedJob":
+        """To learn from its steps alone."""
+        return replace(self, outliver=None, tokens=None)
+
+
+class JobPacer:
+    """The pacer, and what belongs to it. Made, used and finished in one thread."""
+
+    def __init__(
+        self,
+        job: PacedJob,
+        settings: PacingSettings,
+        *,
+        steps_path: str,
+        report: Callable[[Report], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Raises KernelError if the job can't be read, OSError."""
+        self._job = job
+        self._births = Births()
+        self._machine = MachineReader()
+        self._cgroup = None if job.cgroup is None else CgroupDir.open(job.cgroup)
+        self._memory = RememberedSteps(steps_path, failed, directory=job.directory)
+        cgroup, source = job.cgroup or "", job.source
+        place = source if source is not None else self._cgroup
+        assert place is not None, "a job is in a cgroup, or a process tree"  # noqa: S101 - for mypy
+        self._watch = StepWatch(
+            place.members,
+            root_pid=job.pid,
+            hold=lambda identity: HeldProcess(identity, cgroup),
+            sign=signature_of,
+            spared=settings.never_hold,
+            spares=job.spares,
+            root_is_agent=job.is_agent,
+        )
+        self._budget = JobBudget(
+            job.cgroup,
+            reserve_bytes=settings.reserve_bytes,
+            limit_bytes=job.limit_bytes,
+            held=(lambda: 0) if source is None else TreeUse(self._watch, source, job.limit_bytes),
+            allowance=job.allowance,
+        )
+        last_resort = LastResort(
+            borrow=lambda: settings.borrow_bytes if settings.borrow_bytes and job.borrow(settings.borrow_bytes) else 0,
+            cgroup=self._cgroup,
+            free_swap=lambda: self._machine.reading().swap_free_bytes,
+            ancestors_of=self._watch.ancestors_of,
+            mark_killed=(lambda ancestors: None) if job.marks is None else job.marks.mark_killed,
+            report=report,
+        )
+        self._tokens = None if job.tokens is None else TokenCount(job.tokens, self._watch, job.pid)
+        self.pacer = Pacer(
+            self._watch,
+            self._births.any_since_last,
+            self._budget.read,
+            outliver=job.outliver,
+            memory=self._memory,
+            runs_again=(lambda ancestors: False) if job.marks is None else job.marks.is_again,
+            last_resort=last_resort,
+            planned=self._planned,
+            ceiling=job.ceiling,
+        )
+
+    def finish(self, now_seconds: float) -> PacingSummary:
+        """Resume all, keep what was learnt, let go of everything."""
+        try:
+            return self.pacer.finish(now_seconds)
+        finally:
+            self._memory.close()
+            self._budget.close()
+            self._births.close()
+            self._machine.close()
+            if self._cgroup is not None:
+                self._cgroup.close()
+
+    def _planned(self, steps: Mapping[int, LiveStep], budget: Budget) -> None:
+        waiting = [step for step in steps.values() if step.is_held]
+        running = len(steps) - len(waiting)
+        new = [step.held_bytes for step in waiting if step.state is StepState.NEW]
+        wanted = budget.used_bytes + sum(
+            max(0, step.profile.peak_bytes - step.held_bytes)
+            for step in steps.values()
+            if step.profile is not None and not step.is_held
+        )
+        self._job.need(budget.used_bytes, wanted, bool(waiting))
+        if self._tokens is not None:
+            self._tokens.look(running, new, budget.budget_bytes, is_near=self.pacer.is_near)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who of a job's processes are steps now: born, told from drivers, measured, gone.
+
+A look is cheap: a list of pids only when somebody may have been born, one small file for each step, and the others
+only if they are new.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from slicemgr.build import steps
+from slicemgr.kernel import formats, procfs
+from slicemgr.kernel.errors import KernelError
+from slicemgr.kernel.hold import HeldProcess
+from slicemgr.kernel.kill import RefusedError
+from slicemgr.kernel.step_files import StepFiles, directory_of, program_of, reads_terminal
+from slicemgr.kernel.syscalls import same_address_space
+from slicemgr.model.process import ProcessIdentity
+from slicemgr.model.step import StepSignature, StepState
+from slicemgr.service.live_step import LiveStep
+
+YOUNG_SECONDS: Final = 0.3
+"""A process is a copy of its parent until its exec; a child that still has its parent's name then is a worker, forked
+to compute."""
+
+FIRST_AGAIN_SECONDS: Final = 0.004
+SETTLED_AGAIN_SECONDS: Final = 0.25
+"""A shell may exec what it was told to run, mostly at once. So who is no step yet is looked at again when it is twice
+as old, and at least so often: 40 us each, of twenty at each look they were 6 % of a core."""
+
+
+class _Other:
+    """A member that is no step (yet)."""
+
+    __slots__ = ("born_seconds", "due_seconds", "name", "ppid")
+
+    def __init__(self, ppid: int, now_seconds: float) -> None:
+        self.ppid = ppid
+        self.name = ""
+        self.born_seconds = now_seconds
+        self.due_seconds = now_seconds
+
+
+class StepWatch:
+    """The steps of one job. Only the pacer's thread calls."""
+
+    def __init__(
+        self,
+        members: Callable[[], Iterable[int]],
+        *,
+        root_pid: int,
+        hold: Callable[[ProcessIdentity], HeldProcess],
+        sign: Callable[[Sequence[str], str], StepSignature],
+        spared: Iterable[str] = (),
+        spares: frozenset[int] = frozenset(),
+        root_is_agent: bool = False,
+    ) -> None:
+        """`root_pid`: the command, which never waits: its stop would be ours. `hold` opens a proven process, and
+        raises KernelError or RefusedError for who must not be stopped. `spared`: patterns of names,
+        `spares`: pids that are not the job's own (the guardian). `root_is_agent`: the command is a program that a
+        person talks to; workers of it, its children by the same name, never wait either."""
+        self._root_is_agent = root_is_agent
+        self._members = members
+        self._root_pid = root_pid
+        self._hold = hold
+        self._sign = sign
+        self._spared = tuple(spared)
+        self._spares = spares
+        self._others: dict[int, _Other] = {}
+        self._parents: dict[int, int] = {}
+        self._order = 0
+        self.has_ended = False
+        """Some step has."""
+        self.steps: dict[int, LiveStep] = {}
+        """By pid."""
+
+    def look(
+        self, now_seconds: float, *, births: bool, exited: Iterable[int] = ()
+    ) -> tuple[list[LiveStep], list[LiveStep]]:
+        """Who has become a step, and who has ended since the last look. `births`: somebody may have been born.
+
+        `exited`: steps whose pidfd says so; they are members until somebody reaps them. Raises KernelError if the job
+        can't be listed (any more).
+        """
+        ended = [step for pid in exited if (step := self.forget(pid)) is not None]
+        if births or ended:
+            ended += self._list(now_seconds)
+        begun = [step for pid in list(self._others) if (step := self._judged(pid, now_seconds)) is not None]
+        return begun, ended
+
+    def measure(self, now_seconds: float) -> None:
+        """Every step."""
+        for step in self.steps.values():
+            step.measure(now_seconds)
+
+    def forget(self, pid: int) -> LiveStep | None:
+        """This step has ended; its descriptors are closed."""
+        step = self.steps.pop(pid, None)
+        self._left(pid)
+        if step is not None:
+            self.has_ended = True
+            step.close()
+        return step
+
+    def close(self) -> None:
+        """Let go of all."""
+        for pid in list(self.steps):
+            self.forget(pid)
+
+    def ancestors_of(self, pid: int) -> list[int]:
+        """Its parent, that one's, and so on, as far as they are members."""
+        chain: list[int] = []
+        while (pid := self._parents.get(pid, 0)) and pid not in chain:
+            chain.append(pid)
+        return chain
+
+    @property
+    def others(self) -> Iterable[int]:
+        """The pids of those that are no steps: drivers, and who is too young to tell."""
+        return self._others
+
+    def _list(self, now_seconds: float) -> list[LiveStep]:
+        pids = set(self._members()) - self._spares
+        known = {*self._others, *self.steps}
+        ended = [step for pid in known - pids if (step := self._gone(pid)) is not None]
+        for pid in pids - known:
+            try:
+                stat = procfs.read_stat(pid)
+            except KernelError:
+                continue
+            self._others[pid] = _Other(stat.ppid, now_seconds)
+            self._parents[pid] = stat.ppid
+            parent = self.steps.get(stat.ppid)
+            if parent is not None:
+                parent.children += 1
+        return ended
+
+    def _gone(self, pid: int) -> LiveStep | None:
+        if pid in self.steps:
+            return self.forget(pid)
+        del self._others[pid]
+        self._left(pid)
+        return None
+
+    def _left(self, pid: int) -> None:
+        """It is nobody's child any more."""
+        parent = self.steps.get(self._parents.pop(pid, 0))
+        if parent is not None:
+            parent.children -= 1
+
+    def _judged(self, pid: int, now_seconds: float) -> LiveStep | None:
+        """A step, if it is one by now."""
+        other = self._others[pid]
+        if now_seconds < other.due_seconds:
+            return None
+        age = now_seconds - other.born_seconds
+        is_young = age < YOUNG_SECONDS
+        other.due_seconds = now_seconds + min(max(age, FIRST_AGAIN_SECONDS), SETTLED_AGAIN_SECONDS)
+        if not is_young and self._has_children(pid):
+            return None
+        try:
+            stat = procfs.read_stat(pid)
+            other.name = os.fsdecode(stat.comm)
+            if pid == self._root_pid or stat.state in "ZX" or steps.is_driver(other.name) or self._has_children(pid):
+                return None
+            if self._is_copy(pid, stat, is_young) or steps.is_driver(program_of(pid)):
+                return None
+            return self._begun(pid, stat, other, now_seconds)
+        except (KernelError, RefusedError, OSError):
+            return None  # It has ended; the next list says so.
+
+    def _has_children(self, pid: int) -> bool:
+        return pid in self._parents.values()
+
+    def _is_copy(self, pid: int, stat: formats.ProcStat, is_young: bool) -> bool:
+        """Still before its exec: a fork that looks like its parent, or a vfork whose stop would stop that as well."""
+        parent = self._others.get(stat.ppid) or self.steps.get(stat.ppid)
+        if parent is None:
+            return False
+        name = parent.name if isinstance(parent, _Other) else parent.kind
+        if os.fsdecode(stat.comm) != name:
+            return False
+        return is_young or bool(same_address_space(pid, stat.ppid))
+
+    def _begun(self, pid: int, stat: formats.ProcStat, other: _Other, now_seconds: float) -> LiveStep | None:
+        identity = ProcessIdentity(pid, stat.starttime)
+        may_wait = not self._is_spared(pid, stat, other)
+        process = self._hold(identity)
+        try:
+            files = StepFiles(pid)
+        except BaseException:
+            process.close()
+            raise
+        step = LiveStep(self._order, identity, other.name, process, files, now_seconds)
+        self._order += 1
+        step.may_wait = may_wait
+        if not may_wait:
+            step.enter(StepState.RUNNING, now_seconds)
+        try:
+            step.command_line = procfs.command_line(pid)
+            step.signature = self._sign(step.command_line, directory_of(pid))
+        except KernelError:
+            pass
+        step.measure(now_seconds)
+        del self._others[pid]
+        self.steps[pid] = step
+        return step
+
+    def _is_spared(self, pid: int, stat: formats.ProcStat, other: _Other) -> bool:
+        """Who must not be stopped, whatever it holds."""
+        parent = self._others.get(stat.ppid)
+        return (
+            stat.session == pid
+            or stat.state in "Tt"
+            or steps.is_job_of_a_shell(pid, stat.pgrp, "" if parent is None else parent.name)
+            or reads_terminal(pid, stat)
+            or steps.is_excluded(other.name, self._spared)
+            or (self._root_is_agent and self._is_like_root(other))
+        )
+
+    def _is_like_root(self, other: _Other) -> bool:
+        root = self._others.get(self._root_pid)
+        return root is not None and other.ppid == self._root_pid and other.name == root.name
