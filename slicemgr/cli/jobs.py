@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     except (QuantityError, SpecError) as error:
         say(one_line(str(error)), prog=_PROG)
         return ExitCode.USAGE
-    path = os.path.join(reading.chosen_manager(options).state_directory, FILE_NAME)
+    path = os.path.join(reading.steps_directory_of(options), FILE_NAME)
 
     def read() -> str:
         rooms = (*own, machine_room(total, available), *cgroup_rooms(os.getpid()))

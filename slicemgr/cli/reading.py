@@ -32,7 +32,7 @@ from slicemgr.kernel.errors import (
 )
 from slicemgr.model.slice import SliceSpec
 from slicemgr.service.overview import SYSTEM_ROOT, SliceOverview, Usage, look, look_with_users, user_root
-from slicemgr.service.places import SYSTEM_SOCKET, bus_address, control_socket, state_directory
+from slicemgr.service.places import SYSTEM_SOCKET, bus_address, control_socket, state_directory, steps_directory
 
 DAEMON_SECONDS: Final = 0.5
 """A living daemon accepts in well under a millisecond; one that is stopped or swapped out is not waited for."""
@@ -106,6 +106,11 @@ def chosen_manager(options: argparse.Namespace) -> Manager:
     uid = os.geteuid()
     is_user = options.user or (uid != 0 and not options.system)
     return manager_of(uid if is_user else None, os.environ)
+
+
+def steps_directory_of(options: argparse.Namespace) -> str:
+    """Where it is kept what was learnt of builds: `--system` are root's, whatever root's environment says."""
+    return state_directory(None, os.environ) if options.system else steps_directory(os.geteuid(), os.environ)
 
 
 def manager_of(uid: int | None, environment: Mapping[str, str]) -> Manager:

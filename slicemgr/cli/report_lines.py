@@ -19,6 +19,7 @@ from slicemgr.service.report import (
     KillOutcome,
     KillReport,
     NoVictimReport,
+    PacingFailedReport,
 )
 
 OUT_OF_REACH_HINT: Final = "try to remove what it wrote to /dev/shm or /tmp, or give it a higher limit"
@@ -91,6 +92,8 @@ def _story(record: Record) -> str:
             spared = "; ".join(f"{who(process)} is {why.value}" for process, why in report.spared[:3])
             none = "nothing in it could be killed" + (f": {spared}" if spared else "")
             return f"killed nobody{_whose(record)}: {_why(report.shortage)}, and {none}"
+        case PacingFailedReport():
+            return f"its steps were not paced, or not as well: {printable(report.error)}"
         case GuardFailedReport():
             return f"the guard failed{_whose(record)}: {printable(report.error)}"
         case HighReport():

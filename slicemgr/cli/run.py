@@ -15,7 +15,7 @@ from slicemgr.kernel.meminfo import read_total_and_available
 from slicemgr.kernel.signals import signal
 from slicemgr.kernel.spawn import CommandError, ForkError
 from slicemgr.model.quantity import QuantityError, parse_amount
-from slicemgr.model.spec import JobSpec, SpecError, slice_unit_name
+from slicemgr.model.spec import JobSpec, PacingRequest, SpecError, slice_unit_name
 from slicemgr.placement.choose import NoBackendError, choose
 from slicemgr.policy import limits
 from slicemgr.service.job import Job, LimitsNotHeldError
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 _PROG = "slicemgr run"
 
+_SLICES = {"build": "build", "agent": "build-agent"}
+"""Where a command of this profile is put, unless --slice says."""
+
+_MOST_RETRIES = 100
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; returns the exit status, or dies by the signal that the command died by."""
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
         options = parse(arguments)
     try:
-        spec = _spec(options)
+        spec, pacing, retries = _spec(options), _pacing(options), _retries(options)
         total, available = read_total_and_available()
         resolved = limits.resolve(spec, total, available)
     except (SpecError, QuantityError) as error:
@@ -56,7 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         path = printable(options.json or "")
         return _fail(ExitCode.USAGE, f"can't write --json '{path}': {error.strerror}; try another path")
     report = RunReport(spec)
-    status = _run(spec, resolved, total, options.backend, report)
+    status = _run(spec, pacing, resolved, total, options.backend, report)
+    while retries > 0 and not isinstance(status, ExitCode) and (ceiling := report.to_run_again(status, pacing.ceiling)):
+        retries, pacing = retries - 1, pacing.with_ceiling(ceiling)
+        status = _run(spec, pacing, resolved, total, options.backend, report)
     if isinstance(status, ExitCode):
         if json_file is not None:
             json_file.forget()
@@ -71,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(
-    spec: JobSpec, resolved: InBytes, machine_total_bytes: int, backend: str, report: RunReport
+    spec: JobSpec, pacing: PacingRequest, resolved: InBytes, machine_total_bytes: int, backend: str, report: RunReport
 ) -> JobReport | ExitCode:
     """The job and its reports; an exit code if the command was not run."""
 
@@ -85,7 +93,8 @@ def _run(
         job = Job(
             spec,
             resolved,
-            search_path=os.environ.get("PATH", os.defpath),
+            environment=dict(os.environ),
+            pacing=pacing,
             machine_total_bytes=machine_total_bytes,
             daemons=_daemons(),
             state=state_directory(os.getuid() or None, os.environ),
@@ -133,11 +142,33 @@ def _spec(options: RunOptions) -> JobSpec:
     return JobSpec(
         command=tuple(command),
         name=options.name or os.path.basename(command[0]) or command[0],
-        slice_name=slice_unit_name(options.slice),
+        slice_name=slice_unit_name(options.slice or _SLICES[options.profile]),
         high=_amount("--high", options.high),
         max=_amount("--max", options.max),
         swap_max=_amount("--swap-max", options.swap_max),
     )
+
+
+def _pacing(options: RunOptions) -> PacingRequest:
+    for pattern in options.never_hold or ():
+        if not pattern or "/" in pattern:
+            raise SpecError(f"--never-hold '{pattern}' is no name of a process; try one as ps shows it, or '*_test'")
+    return PacingRequest(
+        is_on=options.pacing,
+        never_hold=tuple(options.never_hold or ()),
+        has_tokens=options.tokens,
+        relaunches=options.relaunch,
+        is_agent=options.profile == "agent",
+    )
+
+
+def _retries(options: RunOptions) -> int:
+    text = options.retry or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= _MOST_RETRIES):
+        raise SpecError(f"--retry '{text}' is no number of times; try --retry 2")
+    if int(text) and not options.pacing:
+        raise SpecError("--retry runs fewer steps at once, and --no-pacing lets all run; try without --no-pacing")
+    return int(text)
 
 
 def _amount(option: str, text: str | None) -> Amount | None:

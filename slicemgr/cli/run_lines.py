@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from slicemgr import __version__
+from slicemgr.cli.pacing_lines import pacing_as_data
 from slicemgr.cli.printable import encodable, printable, printable_command
 from slicemgr.cli.report_lines import OUT_OF_REACH_HINT
 from slicemgr.cli.run_report import above, signal_name
@@ -22,6 +23,7 @@ from slicemgr.service.report import (
     KillOutcome,
     KillReport,
     NoVictimReport,
+    PacingFailedReport,
     Report,
     SignalRefusedReport,
 )
@@ -69,6 +71,8 @@ def line(report: Report, run: RunReport) -> str:
                 f"the kernel was first: its OOM killer ended {names or f'{report.count} of the job'}; "
                 "try a higher --max, or fewer steps at once"
             )
+        case PacingFailedReport():
+            return f"pacing: {printable(report.error)}"
         case SignalRefusedReport():
             return (
                 f"can't pass {signal_name(report.number)} on: the command is another user's by now; "
@@ -92,6 +96,13 @@ def kills_in_words(events: Sequence[Report]) -> str:
     if not parts:
         return "nothing killed"
     return f"{', '.join(parts)}; to keep all, try fewer steps at once or a higher limit"
+
+
+def has_killed(events: Sequence[Report]) -> bool:
+    """Whether a process was ended for lack of memory, by us or by the kernel."""
+    return any(
+        isinstance(event, KernelKillReport) or (isinstance(event, KillReport) and event.killed) for event in events
+    )
 
 
 def last_lines(run: RunReport, job: JobReport) -> Iterator[str]:
@@ -127,6 +138,7 @@ def as_data(run: RunReport, job: JobReport) -> Data:
         "exit": ending,
         "elapsed_seconds": round(job.elapsed_seconds, 3),
         "peak_bytes": job.peak_bytes,
+        "pacing": None if job.pacing is None else pacing_as_data(job.pacing),
         "looks": job.looks,
         "watching_cpu_seconds": round(job.watching_cpu_seconds, 3),
         "kills": [_kill_as_data(kill, run) for kill in kills if kill.killed],

@@ -21,22 +21,54 @@ _NAMES: Final = {
     "--name": "name",
     "--json": "json",
     "--backend": "backend",
+    "--retry": "retry",
+    "--profile": "profile",
 }
+
+_SWITCHES: Final = {
+    "--no-pacing": "pacing",
+    "--no-tokens": "tokens",
+    "--no-relaunch": "relaunch",
+}
+"""Each turns off what is on."""
+
+PROFILES: Final = ("build", "agent")
 
 
 class RunOptions:
     """What stands on the command line, unread. None: not given."""
 
-    __slots__ = ("backend", "command", "high", "json", "max", "name", "slice", "swap_max")
+    __slots__ = (
+        "backend",
+        "command",
+        "high",
+        "json",
+        "max",
+        "name",
+        "never_hold",
+        "pacing",
+        "profile",
+        "relaunch",
+        "retry",
+        "slice",
+        "swap_max",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self.max: str | None = None
         self.high: str | None = None
         self.swap_max: str | None = None
-        self.slice = "build"
+        self.slice: str | None = None
         self.name: str | None = None
         self.json: str | None = None
         self.backend = "auto"
+        self.pacing = True
+        self.tokens = True
+        self.relaunch = True
+        self.never_hold: list[str] = []
+        self.retry: str | None = None
+        self.profile = "build"
         self.command: list[str] = []
 
 
@@ -50,8 +82,11 @@ def read_options(arguments: Sequence[str]) -> RunOptions | None:
         if word == "--":
             at -= 1
             break
+        if word in _SWITCHES:
+            setattr(options, _SWITCHES[word], False)
+            continue
         name, is_joined, value = word.partition("=")
-        if name not in _NAMES:
+        if name not in _NAMES and name != "--never-hold":
             return None
         if not is_joined:
             # What begins with a dash may be a value, and is more likely the next option.
@@ -59,8 +94,11 @@ def read_options(arguments: Sequence[str]) -> RunOptions | None:
                 return None
             value = arguments[at]
             at += 1
-        if name == "--backend" and value not in BACKENDS:
+        if (name == "--backend" and value not in BACKENDS) or (name == "--profile" and value not in PROFILES):
             return None
-        setattr(options, _NAMES[name], value)
+        if name == "--never-hold":
+            options.never_hold.append(value)
+        else:
+            setattr(options, _NAMES[name], value)
     options.command = list(arguments[at:])  # With its `--`, as argparse leaves it.
     return options

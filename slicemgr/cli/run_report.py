@@ -31,6 +31,8 @@ class RunReport:
         self.cgroup = ""
         """Where the job is; empty for a process tree."""
         self.events: list[Report] = []
+        self._retried = 0
+        """How many of them belong to runs before this one."""
 
     def placed(self, handle: JobHandle) -> None:
         """Where the job has been put, before its command is let go."""
@@ -59,13 +61,37 @@ class RunReport:
             from slicemgr.cli.run_lines import kills_in_words
 
             kills = kills_in_words(self.events)
+        paced = fattest = ""
+        if job.pacing is not None and job.pacing.waited:
+            from slicemgr.cli.pacing_lines import fattest_in_words, pacing_in_words
+
+            paced, fattest = pacing_in_words(job.pacing), fattest_in_words(job.pacing)
         name, duration = printable(self.spec.name), format_duration(job.elapsed_seconds)
-        say(f"'{name}' {ended} after {duration}; {self._peak_in_words(job)}; {kills}")
+        told = (f"'{name}' {ended} after {duration}", kills, paced, self._peak_in_words(job), fattest)
+        say("; ".join(each for each in told if each))
         if self.events or job.left_running:
             from slicemgr.cli.run_lines import last_lines
 
             for each in last_lines(self, job):
                 say(each)
+
+    def to_run_again(self, job: JobReport, ceiling: int | None) -> int | None:
+        """How many steps may run at once if the command is run again, and says so; None if that would be no use.
+
+        It has to have failed, by itself and not by a person's signal, after one of its processes was killed for lack
+        of memory.
+        """
+        events, self._retried = self.events[self._retried :], len(self.events)
+        if not job.exit_code or not events:
+            return None
+        from slicemgr.cli.run_lines import has_killed
+
+        if not has_killed(events):
+            return None
+        before = ceiling or (job.pacing.most_running if job.pacing is not None else 0)
+        fewer = max(1, before // 2)
+        say(f"'{printable(self.spec.name)}' exited with {job.exit_code}; again, with at most {fewer} at once")
+        return fewer
 
     def as_data(self, job: JobReport) -> Data:
         """The whole story for --json."""

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.directory == "":
         parser.error("'' is no directory")
     directory = None if options.directory is None else os.path.realpath(options.directory)
-    path = os.path.join(reading.chosen_manager(options).state_directory, FILE_NAME)
+    path = os.path.join(reading.steps_directory_of(options), FILE_NAME)
 
     def read() -> str:
         with LearnedSteps(path) as learned:
