@@ -109,6 +109,17 @@ class Control:
         # The hint of GetJob thinks of slices too.
         raise RemoteError(_NOT_FOUND, why_not.replace("no job ", "no slice or job ", 1))
 
+    def job(self, name: str) -> Found:
+        """A job, by its name or its unit."""
+        (path,) = self.call("GetJob", "(sa{sv})", (name, {}))
+        return Found(path, JOB, self.properties(path, JOB))
+
+    def pause(self, found: Found, *, pause: bool, interactive: bool) -> None:
+        """Or resume it."""
+        seconds = _patience(interactive)
+        method = "Pause" if pause else "Resume"
+        self.call(method, "(a{sv})", (_options(interactive),), path=found.path, interface=JOB, seconds=seconds)
+
     def set_limits(self, found: Found, limits: Mapping[str, int], *, interactive: bool) -> None:
         """By systemd's names. `interactive`: polkit may ask the person."""
         arguments = (limits, _options(interactive))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VERBS: Final = (
     *("run", "status", "list", "explain", "kills", "steps", "jobs", "monitor"),
-    *("set", "config", "daemon", "session", "install"),
+    *("pause", "resume", "set", "config", "daemon", "session", "install"),
 )
 
 

@@ -66,6 +66,8 @@ one with the highest badness, and tells you which and why. Nothing outside the b
 _EPILOG = """\
 verbs for a build:
   run         run a command under memory limits
+  pause       let all of a job stand still
+  resume      let it go on
 
 verbs that look:
   status      slices and jobs with their limits, usage and pressure, and what was done last

@@ -5,7 +5,7 @@ _slicemgr() {
     local cur prev words cword
     _init_completion -n = || return
 
-    local verbs='run status list explain kills steps jobs monitor set config daemon session install'
+    local verbs='run status list explain kills steps jobs monitor pause resume set config daemon session install'
     if ((cword == 1)); then
         mapfile -t COMPREPLY < <(compgen -W "$verbs --help --version" -- "$cur")
         return
@@ -36,6 +36,11 @@ _slicemgr() {
         steps) options='--limit --forget --json --user --system --help' ;;
         jobs) options='--max --explain --json --user --system --help' ;;
         status | explain) options='--json --user --system --help build.slice app.slice session.slice' ;;
+        pause | resume)
+            options='--user --system --no-ask-password --help'
+            # Plain names alone: compgen expands what is in a list of words, and a job's name may be anything.
+            [[ $cur == -* ]] || options+=" $(slicemgr list 2>/dev/null | cut -f 1 | LC_ALL=C grep -Ex '[A-Za-z0-9._+-]+')"
+            ;;
         set)
             [[ $cur == *=* ]] && return
             options='--user --system --no-ask-password --help'

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # fish completion for slicemgr
 
-set -l verbs run status list explain kills steps jobs monitor set config daemon session install
+set -l verbs run status list explain kills steps jobs monitor pause resume set config daemon session install
 set -l run '__fish_seen_subcommand_from run'
 
 complete -c slicemgr -f
@@ -13,6 +13,8 @@ complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a kills -d 'Wh
 complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a steps -d 'The steps of builds that held the most memory'
 complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a jobs -d 'How many steps of a build fit into memory at once'
 complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a monitor -d 'What happens, as it happens'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a pause -d 'Let all of a job stand still'
+complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a resume -d 'Let a paused job go on'
 complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a set -d 'Other limits for a slice or a job'
 complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a config -d 'The configuration, and where it is from'
 complete -c slicemgr -n "not __fish_seen_subcommand_from $verbs" -a daemon -d 'The service itself'
@@ -41,14 +43,15 @@ complete -c slicemgr -n '__fish_seen_subcommand_from jobs' -l max -x -d 'For a j
 complete -c slicemgr -n '__fish_seen_subcommand_from jobs' -l explain -d 'Say why'
 complete -c slicemgr -n '__fish_seen_subcommand_from steps jobs' -a '(__fish_complete_directories)'
 complete -c slicemgr -n '__fish_seen_subcommand_from status explain set' -a 'build.slice app.slice session.slice'
-complete -c slicemgr -n '__fish_seen_subcommand_from set' -l no-ask-password -d 'Polkit is not to ask for a password'
+complete -c slicemgr -n '__fish_seen_subcommand_from pause resume' -a '(slicemgr list 2>/dev/null | cut -f 1)' -d 'A job'
+complete -c slicemgr -n '__fish_seen_subcommand_from pause resume set' -l no-ask-password -d 'Polkit is not to ask for a password'
 complete -c slicemgr -n '__fish_seen_subcommand_from set' -a 'memory_high= memory_max= memory_swap_max= memory_low= memory_min= tasks_max= cpu_weight= io_weight=' -d 'A limit'
 complete -c slicemgr -n '__fish_seen_subcommand_from config' -l check -r -F -d 'Check a file'
 
 complete -c slicemgr -n '__fish_seen_subcommand_from session' -a 'open close'
 complete -c slicemgr -n '__fish_seen_subcommand_from session' -l pam -d 'Called by pam_exec'
 
-set -l whose '__fish_seen_subcommand_from status list explain kills steps jobs monitor set config daemon install'
+set -l whose '__fish_seen_subcommand_from status list explain kills steps jobs monitor pause resume set config daemon install'
 complete -c slicemgr -n $whose -l user -d 'Your own service manager'
 complete -c slicemgr -n $whose -l system -d "The machine's service manager"
 complete -c slicemgr -n '__fish_seen_subcommand_from daemon install' -l dry-run -d 'Only say what would be done'

@@ -69,6 +69,14 @@ def test_what_is_not_there(daemon: FakeDaemon, control: Control, name: str, line
     assert (error.value.name, str(error.value)) == ("org.slicemgr1.Error.NotFound", line)
 
 
+def test_a_job(daemon: FakeDaemon, control: Control) -> None:
+    """And no slice."""
+    assert control.job("kate") == control.job(KATE_UNIT) == control.find("kate")
+    with pytest.raises(RemoteError) as error:
+        control.job("build")
+    assert error.value.name == "org.slicemgr1.Error.NotFound"
+
+
 ASKED: list[tuple[str, Callable[[Control], Any], tuple[Any, ...], Any, tuple[Any, ...]]] = [
     (
         "SetLimits",
@@ -77,6 +85,14 @@ ASKED: list[tuple[str, Callable[[Control], Any], tuple[Any, ...], Any, tuple[Any
         None,
         ({"MemoryMax": 5, "CPUWeight": 1}, {"interactive": True}),
     ),
+    (
+        "Pause",
+        lambda control: control.pause(control.job("kate"), pause=True, interactive=True),
+        (),
+        None,
+        ({"interactive": True},),
+    ),
+    ("Resume", lambda control: control.pause(control.job("kate"), pause=False, interactive=False), (), None, ({},)),
     (
         "Explain",
         lambda control: control.explain("kate", interactive=False),

@@ -440,8 +440,8 @@ class TestKills:
 
 VERBS = [
     ["status"], ["status", "--json"], ["list"], ["list", "--json"], ["kills"], ["explain", "1"], ["config"], ["--help"],
-    *([verb, "--help"] for verb in ("run", "status", "set", "monitor", "daemon", "install")),
-    ["set", "build", "memory_max=1Q"], ["run", "--backend", "embedded", "--", "true"],
+    *([verb, "--help"] for verb in ("run", "status", "pause", "resume", "set", "monitor", "daemon", "install")),
+    ["set", "build", "memory_max=1Q"], ["pause", "1"], ["resume", "nobody"], ["run", "--backend", "embedded", "--", "true"],
 ]  # fmt: skip
 
 

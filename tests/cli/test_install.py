@@ -505,17 +505,22 @@ def test_completions_know_every_option(verb: str) -> None:
         (["slicemgr", "monitor", "--js"], ["--json"]),
         (["slicemgr", "set", "--user", "bu"], ["build.slice"]),
         (["slicemgr", "set", "--no"], ["--no-ask-password"]),
+        (["slicemgr", "pause", "--no"], ["--no-ask-password"]),
+        (["slicemgr", "pause", "ma"], ["make", "make-2"]),
+        (["slicemgr", "resume", "--user", "ka"], ["kate"]),
+        (["slicemgr", "resume", "ev"], []),
         (["slicemgr", "set", "--user", "kate", "memory_m"], ["memory_max=", "memory_min="]),
         (["slicemgr", "set", "kate", "memory_max="], []),
         (["slicemgr", "run", "--max=2G", "make", "--al"], ["of make"]),
     ],
 )  # fmt: skip
-def test_bash_completes(words: list[str], offered: list[str]) -> None:
+def test_bash_completes(words: list[str], offered: list[str], tmp_path: Path) -> None:
     """With the three functions of bash-completion that it uses as stubs: from the command on, the command's own."""
     script = f"""
         _init_completion() {{ words=("${{COMP_WORDS[@]}}"); cword=$COMP_CWORD; cur=${{words[cword]}}; prev=${{words[cword - 1]}}; }}
         _command_offset() {{ COMPREPLY=("of ${{words[$1]}}"); }}
         _filedir() {{ COMPREPLY=(file); }}
+        slicemgr() {{ printf '%s\\tbuild.slice\\n' make 'ev$(touch {tmp_path}/evil)' 'ev il' make-2 kate; }}
         source {COMPLETIONS}/slicemgr.bash
         COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
         _slicemgr
@@ -524,6 +529,7 @@ def test_bash_completes(words: list[str], offered: list[str]) -> None:
     done = subprocess.run(["bash", "-c", script, "bash", *words], capture_output=True, text=True)
     assert done.stderr == ""
     assert done.stdout.split("\n")[:-1] == (offered or [""])
+    assert not (tmp_path / "evil").exists()
 
 
 def test_version_is_what_install_asks_for() -> None:
