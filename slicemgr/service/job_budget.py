@@ -112,7 +112,9 @@ class JobBudget:
         return Budget(max(0, budget), used, is_shared=budget < alone)
 
     def _look(self, now_seconds: float, used: int, *, is_told: bool) -> _Surroundings:
-        if self._began_seconds is None:
+        # A daemon that has gone leaves builds behind that may all be about to grow.
+        was_told = self._around is not None and self._around.is_told
+        if self._began_seconds is None or (was_told and not is_told):
             self._began_seconds = now_seconds
         own_limit = self._limit if self._own is None else limit_of(self._own)
         slice_limit, others, newcomers = (None, (), 0) if is_told else self._neighbours(now_seconds)

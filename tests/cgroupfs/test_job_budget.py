@@ -213,6 +213,19 @@ def test_a_daemon_that_was_killed(desk: Desk) -> None:
     assert in_mib(budget.read(0.02)) == (0, 100, True)
 
 
+def test_after_a_daemon_all_neighbours_count(desk: Desk) -> None:
+    """For ten seconds, as if all had just begun: what they were told to wait for they may take now."""
+    desk.tree.add(OTHER, anon=0)
+    budget = desk.budget()
+    budget.read(0.0)
+    desk.allowance = 500 * MIB
+    budget.read(100.0)
+    desk.allowance = None
+    assert in_mib(budget.read(100.1))[0] == 518
+    assert in_mib(budget.read(100.0 + NEWCOMER_SECONDS))[0] == 518
+    assert in_mib(budget.read(100.2 + NEWCOMER_SECONDS))[0] == 937
+
+
 def test_what_is_expensive_is_seldom(desk: Desk) -> None:
     """Between two looks one file is read: its own memory.stat."""
     desk.tree.add(OTHER, anon=300 * MIB)
