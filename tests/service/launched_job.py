@@ -100,6 +100,14 @@ def above(pid: int) -> list[int]:
     return [parent.pid for parent in psutil.Process(pid).parents() if parent.pid not in {1, os.getpid()}]
 
 
+def _name(process: psutil.Process) -> str:
+    """Empty if it has ended since: other steps do."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 class Gate:
     """A header that is a fifo: a compiler waits in its open(2), until somebody has something to write."""
 
@@ -112,7 +120,7 @@ class Gate:
     def compiler(self, build: subprocess.Popen[str], name: str = "cc1plus") -> tuple[int, int]:
         """Wait until there is one in the open; its pid, and the other end of its fifo."""
         end = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        (found,) = [each for each in psutil.Process(build.pid).children(recursive=True) if each.name() == name]
+        (found,) = [each for each in psutil.Process(build.pid).children(recursive=True) if _name(each) == name]
         return found.pid, end
 
     def kill(self, build: subprocess.Popen[str], launcher: Launcher | None) -> list[int]:

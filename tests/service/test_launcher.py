@@ -103,7 +103,7 @@ def test_a_step_that_was_stopped_on_the_way(job: Job) -> None:
     os.write(end, b"// nothing\n")
     os.close(end)
     shim = psutil.Process(above(pid)[1])
-    assert shim.status() == psutil.STATUS_SLEEPING
+    assert shim.status() not in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
     for each in (driver, pid):
         psutil.Process(each).resume()
     done = finished(build)

@@ -34,7 +34,8 @@ target_link_libraries(x y)
 
 def needs(program: str) -> None:
     if shutil.which(program, path=SYSTEM) is None:
-        pytest.skip(f"{program} is not here; try: sudo apt install {program}")
+        package = {"ninja": "ninja-build"}.get(program, program)
+        pytest.skip(f"{program} is not here; try: sudo apt install {package}")
 
 
 @pytest.fixture
