@@ -223,7 +223,7 @@ def test_after_a_daemon_all_neighbours_count(desk: Desk) -> None:
     desk.allowance = None
     assert in_mib(budget.read(100.1))[0] == 518
     assert in_mib(budget.read(100.0 + NEWCOMER_SECONDS))[0] == 518
-    assert in_mib(budget.read(100.2 + NEWCOMER_SECONDS))[0] == 937
+    assert in_mib(budget.read(100.5 + NEWCOMER_SECONDS))[0] == 937
 
 
 def test_what_is_expensive_is_seldom(desk: Desk) -> None:
