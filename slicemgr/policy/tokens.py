@@ -66,30 +66,42 @@ def allowed(
 class Holder:
     """A process of a build, as far as it may have tokens. A value: never changed."""
 
-    __slots__ = ("is_driver", "parent", "pid", "threads")
+    __slots__ = ("is_driver", "is_make", "parent", "pid", "threads")
 
-    def __init__(self, pid: int, parent: int, threads: int = 1, *, is_driver: bool = False) -> None:
-        """`is_driver`: a shell or a driver of compilers, which only hands on its parent's place."""
+    def __init__(
+        self, pid: int, parent: int, threads: int = 1, *, is_make: bool = False, is_driver: bool = False
+    ) -> None:
+        """`is_driver`: a shell or a driver of compilers, which only hands on its parent's place; no make."""
         self.pid = pid
         self.parent = parent
         self.threads = threads
+        self.is_make = is_make
         self.is_driver = is_driver
 
 
 def most_held(members: Iterable[Holder], root: int) -> int:
-    """How many tokens these can have at most; `root` is the command itself, whose own place needs none.
+    """How many tokens these can have at most; `root` is the command itself.
 
-    A client has one for each job that it has started, and the job is a child of it: a sub-make, or a shell that starts
-    gcc that starts cc1, which is one job and not three. Threads may be jobs as well (rustc), each beyond the first.
-    A program that keeps tokens between its jobs, as cargo does, may have more: it counts with its threads, which is no
-    bound; so where one lives nothing is to be taken for lost.
+    A client has one for each job that it has started, and a job is a child of it: a sub-make, or a shell that starts
+    gcc that starts cc1, which is one job and not three. make has one less, as its first job is its own place; not every
+    client is that frugal. Threads may be jobs as well (rustc), each beyond the first; and whose parent is gone may be a
+    job of somebody we do not know.
+
+    A program that keeps tokens between its jobs may have more: cargo does, and `make -l` while the load is too high.
+    Where one lives nothing is to be taken for lost.
     """
     table = {member.pid: member for member in members}
+    jobs = dict.fromkeys(table, 0)
     bound = 0
     for member in table.values():
-        parent = table.get(member.parent)
-        is_job = member.pid != root and (parent is None or not parent.is_driver)
-        bound += member.threads - 1 + is_job
+        bound += member.threads - 1
+        if member.parent in jobs:
+            jobs[member.parent] += 1
+        elif member.pid != root:
+            bound += 1
+    for pid, member in table.items():
+        if not member.is_driver:
+            bound += max(0, jobs[pid] - 1) if member.is_make else jobs[pid]
     return bound
 
 

@@ -92,43 +92,53 @@ def test_more_room_is_never_fewer_jobs(budgets: list[int], births: list[int], ru
     assert all(one >= other for one, other in pairwise(by_birth))
 
 
-# What make -j4 looks like: two jobs by a shell and gcc, one without a shell, and a sub-make with one.
+# What make -j5 looks like: two jobs by a shell and gcc, one by a shell, two without, and a sub-make with two.
 TREE = [
-    Holder(1, 0),
+    Holder(1, 0, is_make=True),
     Holder(10, 1, is_driver=True),
     Holder(11, 10, is_driver=True),
     Holder(12, 11),
     Holder(20, 1, is_driver=True),
     Holder(21, 20),
     Holder(30, 1),
-    Holder(40, 1),
+    Holder(40, 1, is_make=True),
     Holder(41, 40),
+    Holder(42, 40),
 ]
 
 
 def test_a_job_has_one_token_however_many_processes_it_is() -> None:
-    """A child of a client; what a shell or gcc starts below that is the same job. In whatever order they are read."""
+    """Of the top make's four jobs three have one, and of the sub-make's two one; in whatever order they are read."""
     for some in permutations(TREE[:5]):
-        assert most_held([*some, *TREE[5:]], root=1) == 5
+        assert most_held([*some, *TREE[5:]], root=1) == 4
+
+
+MAKE = TREE[0]
 
 
 @pytest.mark.parametrize(
     ("members", "bound"),
     [
         ([], 0),
-        (TREE[:1], 0),
+        ([MAKE], 0),
+        ([MAKE, Holder(10, 1)], 0),
+        ([MAKE, Holder(10, 1), Holder(11, 1)], 1),
+        # Another client may not know of its own place.
+        ([Holder(1, 0), Holder(10, 1)], 1),
+        ([MAKE, Holder(10, 1), Holder(11, 10), Holder(12, 10)], 2),
         # Of a make that was killed, what it has started lives on below somebody else.
-        ([Holder(1, 0), Holder(41, 4711)], 1),
+        ([MAKE, Holder(41, 4711)], 1),
         # rustc: each thread beyond the first may have one.
-        ([Holder(1, 0), Holder(10, 1, threads=9)], 9),
+        ([MAKE, Holder(10, 1, threads=9)], 8),
         ([Holder(1, 0, threads=3)], 2),
-        # A shell that starts two things at once is one job; a make below it is a client of its own.
-        ([Holder(1, 0), Holder(10, 1, is_driver=True), Holder(11, 10), Holder(12, 10)], 1),
-        ([Holder(1, 0), Holder(10, 1, is_driver=True), Holder(11, 10), Holder(12, 11)], 2),
+        # A shell that starts two things at once is one job; a program below it may be a client.
+        ([MAKE, Holder(10, 1, is_driver=True), Holder(11, 10), Holder(12, 10)], 0),
+        ([MAKE, Holder(10, 1, is_driver=True), Holder(11, 10), Holder(12, 11)], 1),
+        ([MAKE, Holder(10, 1, is_driver=True), Holder(11, 10, is_make=True), Holder(12, 11), Holder(13, 11)], 1),
     ],
 )
 def test_the_bound_of_some_trees(members: list[Holder], bound: int) -> None:
-    """The command's own place is no token."""
+    """The command's own place is no token, and neither is a make's first job."""
     assert most_held(members, root=1) == bound
 
 
