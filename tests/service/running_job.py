@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ class Running:
         assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
+        assert select.select([self.process.stdout], [], [], SECONDS)[0], "it does not answer"
         return self.process.stdout.readline().strip()
 
     def states(self) -> tuple[str, str]:

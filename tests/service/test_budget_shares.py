@@ -302,7 +302,14 @@ class Build:
 
 @asynccontextmanager
 async def serving(folder: Path, tree: FakeTree) -> AsyncIterator[str]:
-    """A server that watches whatever it is asked to."""
+    """Where a server listens that watches whatever it is asked to."""
+    async with server_of(folder, tree) as server:
+        yield server._path
+
+
+@asynccontextmanager
+async def server_of(folder: Path, tree: FakeTree) -> AsyncIterator[ControlServer]:
+    """The server itself."""
     tree.add(SLICE, max=1000 * MIB)
     for path in (A, B):
         tree.add(path)
@@ -316,7 +323,7 @@ async def serving(folder: Path, tree: FakeTree) -> AsyncIterator[str]:
     server = ControlServer(path, refusal=lambda cgroup, uid: None, at_rest=at_rest, shares=BudgetShares(tree.mount))
     await server.start(for_everybody=False)
     try:
-        yield path
+        yield server
     finally:
         await server.close()
         await until(lambda: not server._connected)
@@ -442,19 +449,28 @@ def _is_full(client: socket.socket) -> bool:
 
 @pytest.mark.asyncio
 async def test_who_does_not_read_gets_the_newest_when_he_does(tmp_path: Path, tree: FakeTree) -> None:
-    """Nothing piles up for him, and the others are told all the while."""
-    async with serving(tmp_path, tree) as path:
-        build, sleeper = await Build.watched(path, A), await Build.watched(path, B)
+    """One line waits for him at most, whatever happens meanwhile, and the others are told all the while."""
+    async with server_of(tmp_path, tree) as server:
+        build, sleeper = await Build.watched(server._path, A), await Build.watched(server._path, B)
+        (at_server,) = [writer for writer, cgroup in server._clients.items() if cgroup == B]
+        # As little as the kernel allows: some ten lines. A paused reader of asyncio's would drink them otherwise.
+        at_server.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        sleeper.reader._transport.pause_reading()  # type: ignore[attr-defined]
         build.writer.write(b"need 0 0 1\n")
         assert await build.allowed() == 1000
         sleeper.writer.write(b"need 0 0 1\n")
         assert await build.allowed() == 500
-        for limit in (600, 800, 400):
+        for limit in range(40, 400, 4):
             tree.groups[SLICE].max = limit * MIB
             tree.sync()
             assert await build.allowed() == limit // 2
-        while await sleeper.allowed() != 200:
-            pass
+            assert at_server.transport.get_write_buffer_size() <= 60
+        assert at_server.transport.get_write_buffer_size()
+        sleeper.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        told = [await sleeper.allowed()]
+        while told[-1] != 198:
+            told.append(await sleeper.allowed())
+        assert len(told) < 50
         for each in (build, sleeper):
             each.writer.close()
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from types import SimpleNamespace
@@ -202,28 +201,37 @@ def test_a_daemon_that_does_not_read_is_not_waited_for(watched: Ends) -> None:
     assert watched.heard() == ["need 4711 0 0"]
 
 
-def test_another_thread_may_speak_while_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is ever written to a descriptor that is somebody else's by now."""
-    for at in range(50):
-        ends = Ends(str(tmp_path / f"control{at}"), monkeypatch)
-        ends.say(b"ok\n")
-        begun, over = threading.Event(), threading.Event()
+class Watched:
+    """A socket that notes who has the turn whenever it is written to or closed."""
 
-        def speak(ends: Ends = ends, begun: threading.Event = begun, over: threading.Event = over) -> None:
-            while not over.is_set():
-                ends.now += 10
-                ends.link.need(1, 1, True)
-                begun.set()
+    def __init__(self, link: DaemonLink) -> None:
+        assert link._socket is not None
+        self._socket = link._socket
+        self._turn = link._turn
+        self.told: list[tuple[str, bool]] = []
 
-        thread = threading.Thread(target=speak)
-        thread.start()
-        begun.wait()
-        ends.link.finish(linger=False)
-        reading, writing = os.pipe2(os.O_NONBLOCK)  # Very likely the number of the socket.
-        over.set()
-        thread.join()
-        with pytest.raises(BlockingIOError):
-            os.read(reading, 1)
-        os.close(reading)
-        os.close(writing)
-        ends.daemon.close()
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, text: bytes, flags: int) -> int:
+        self.told.append(("send", self._turn.locked()))
+        return self._socket.send(text, flags)
+
+    def close(self) -> None:
+        self.told.append(("close", self._turn.locked()))
+        self._socket.close()
+
+
+def test_another_thread_may_speak_while_it_ends(watched: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never both at once: what is written would go to whoever has the number of the socket by then."""
+    between = Watched(watched.link)
+    monkeypatch.setattr(watched.link, "_socket", between)
+    speaker = threading.Thread(target=watched.link.need, args=(1, 2, True))
+    speaker.start()
+    speaker.join()
+    watched.link._close()
+    assert between.told == [("send", True), ("close", True)]
+    watched.now += 10
+    watched.link.need(1, 2, True)
+    assert len(between.told) == 2
+    assert not watched.link._turn.locked()

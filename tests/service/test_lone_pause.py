@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,6 +100,26 @@ def test_a_command_that_does_not_stop(program: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(lone_pause, "STOP_SECONDS", 0.05)
     with running(program, "sh", "-c", f"trap '' TSTP; {ECHO}") as job:
         with pytest.raises(NotPausedError, match=r"did not stop within 0 s: .*; try "):
+            pause(job.identity)
+        assert job.say("one") == "heard one"
+
+
+LATER = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTSTP])
+print(os.getpid(), flush=True)
+line = input()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])
+print("heard", line, flush=True)
+input()
+"""
+
+
+def test_a_command_that_would_stop_later(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nobody expects it any more it does not."""
+    monkeypatch.setattr(lone_pause, "STOP_SECONDS", 0.05)
+    with running(program, sys.executable, "-c", LATER) as job:
+        with pytest.raises(NotPausedError):
             pause(job.identity)
         assert job.say("one") == "heard one"
 
