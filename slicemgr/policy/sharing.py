@@ -4,8 +4,8 @@
 With a daemon, which knows what each build holds and wants, this is water-filling: all waiting builds rise together, who
 needs less than his fair share leaves the rest to the others, and who is above his keeps what he holds and not more. He
 shrinks by himself: a build plans 0.97 of its budget (policy/pacing.py), so what it holds at the next telling is less
-again, and so on: from everything to a half in some thirty tellings, 8 s, also where its steps are so short that one
-begins before anybody has heard that another one ended.
+again, and so on. In simulation a newcomer has half of a full slice after 0.3 to 9 s, the longest where steps are long
+and hold their peak; also where they are so short that one begins before anybody has heard that another one ended.
 
 Without one each build knows what the others hold, and not whether they wait. So who is above the fair share leaves a
 sixteenth of the limit unused; a newcomer grows into that, and the other shrinks by as much, until they are equal. And

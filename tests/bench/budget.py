@@ -19,6 +19,7 @@ from slicemgr.kernel.cgroup_formats import parse_memory_stat
 from slicemgr.kernel.cgroupfs import CgroupDir
 from slicemgr.kernel.unreclaimable import parse_unreclaimable, read_unreclaimable
 from slicemgr.policy.sharing import Demand, shares
+from slicemgr.service.budget_shares import BudgetShares
 from slicemgr.service.job_budget import JobBudget
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ def main() -> None:
             print(f"the budget, between looks:     {microseconds(lambda: budget.read(0.1)):.1f} us")
             later = iter(range(1, 1 << 40))
             print(f"the budget, with a look:       {microseconds(lambda: budget.read(float(next(later))), 400):.1f} us")
+        told: BudgetShares[str] = BudgetShares(folder)
+        for path in JOBS:
+            told.need(path, path, Demand(0, 0, is_waiting=True))
+        print(f"a daemon's round, four jobs:   {microseconds(told.news, 400):.1f} us")
+        told.close()
     for count in (2, 10, 1000):
         jobs = {str(at): Demand(at << 20, at << 21, is_waiting=at % 3 != 0) for at in range(count)}
         print(f"sharing among {count:4}:            {microseconds(partial(shares, 8 << 30, jobs), 20):.0f} us")
