@@ -15,9 +15,9 @@ FIRST_SHARE: Final = 1 / 6
 eighth let too many begin: 2 of 18 simulated builds ran out."""
 
 FIRST_BYTES: Final = 10**9
-"""And not more than this, however big the budget: a sixth of 20 GiB would hold most of a `make -j20` that needs 4. Of
-compilers nearly all stay below 1 GB, of linkers most; who grows above it is seen in time, as a big budget takes
-seconds to fill. (Of this machine's own: g++ on the heaviest header 300 MB, rustc and a KDE manual 100 to 400 MB.)"""
+"""And not more than this, however big the budget: a sixth of 20 GiB would keep most of a `make -j20` waiting that needs
+4 GiB in all. Compilers and linkers above 1 GB are few, and a budget of which this is less than a sixth takes seconds
+to fill, so that who grows above it is seen in time. Twenty of them fit into 20 GiB: there nobody waits at all."""
 
 FIRST_TOGETHER: Final = 3
 FIRST_SPACING_SECONDS: Final = 0.7
@@ -41,9 +41,12 @@ others are expected to be as small: 12 of 48 simulated builds ran out, with it 1
 
 STILL_AHEAD: Final = 1.02
 
-KEEPER_AHEAD: Final = 1.1
-KEEPER_SHARE: Final = 0.25
-"""The oldest of unknown size may become a tenth bigger than any that has been seen, or a quarter of the budget."""
+SEEN_MOST_AHEAD: Final = 1.1
+FIRST_MOST_SHARE: Final = 0.25
+"""One of unknown size may become a tenth bigger than any that has been seen, or a quarter of the budget."""
+
+ENDED_SEEN: Final = 100
+"""So many of a kind that have ended count, the last ones: a build of thousands is not to cost more and more."""
 
 AT_PEAK_SHARE: Final = 0.98
 MOST_AHEAD: Final = 1.02
@@ -74,7 +77,7 @@ class Expectation:
 
     def __init__(self, steps: Sequence[Step], ended: Mapping[str, Sequence[Profile]], budget_bytes: int) -> None:
         """`ended`: by kind, the steps that have ended in this build, or earlier ones of which no more is known."""
-        self._ended = ended
+        self._ended = {kind: profiles[-ENDED_SEEN:] for kind, profiles in ended.items()}
         self._budget_bytes = budget_bytes
         self.first_bytes = min(budget_bytes * FIRST_SHARE, float(FIRST_BYTES))
         """What a step is taken to need of which nothing at all is known."""
@@ -84,7 +87,7 @@ class Expectation:
                 self._unknown.setdefault(step.kind, []).append(step)
         self._guesses: dict[str, Profile] = {}
         self._mosts: dict[str, float] = {}
-        self._first_most = min(budget_bytes * KEEPER_SHARE, float(FIRST_BYTES))
+        self._first_most = min(budget_bytes * FIRST_MOST_SHARE, float(FIRST_BYTES))
 
     def profile_of(self, step: Step) -> Profile:
         """Learnt, or guessed."""
@@ -120,7 +123,7 @@ class Expectation:
             return held * GROWTH_AHEAD
         most = self._mosts.get(step.kind)
         if most is None:
-            seen = max((profile.peak_bytes for profile in self._ended.get(step.kind, ())), default=0) * KEEPER_AHEAD
+            seen = max((profile.peak_bytes for profile in self._ended.get(step.kind, ())), default=0) * SEEN_MOST_AHEAD
             living = max((each.held_bytes for each in self._unknown.get(step.kind, ())), default=0) * KIN_AHEAD
             most = self._mosts[step.kind] = max(seen, living, self._first_most)
         return max(most, held * KIN_AHEAD)

@@ -6,8 +6,7 @@ waiting who could run. What is added here is the usage of each step as a curve o
 stays there, and drops to nothing, as HPC schedulers do it with processors ("backfill").
 
 A curve never falls but at its end, so the sum never falls but where a step ends: between two moments it is highest
-just before the later one. To look there is enough, and one look says how far to go: to ask each end of a step in turn
-took five times as long (5 ms for twenty steps beside twenty, and 1 ms now).
+just before the later one. To look there is enough, and each look says how far to go at least.
 """
 
 from bisect import bisect_right
@@ -129,6 +128,16 @@ class Forecast:
     def fits(self, curve: Curve, limit_bytes: float, at_seconds: float = 0.0) -> bool:
         """Whether it never becomes too much with this one more."""
         return self._blocked_until(curve, limit_bytes + _INSTANT, at_seconds) <= at_seconds
+
+    def fits_soon(self, curve: Curve, limit_bytes: float, within_seconds: float) -> bool:
+        """Whether `earliest` is that near: cheaper where it is not."""
+        start, room = 0.0, limit_bytes + _INSTANT
+        while start <= within_seconds:
+            later = self._blocked_until(curve, room, start)
+            if later <= start:
+                return True
+            start = later
+        return False
 
     def earliest(self, curve: Curve, limit_bytes: float, not_before_seconds: float = 0.0) -> float | None:
         """How far from now it fits first; None if it does not fit at all, or is hard to say."""

@@ -14,19 +14,16 @@ LONGEST_WAIT_SECONDS: Final = 60.0
 """After this the oldest is planned first, and no other may delay it: planning the oldest first always made a mixed
 build 10 to 20 % slower."""
 
-SEEN_AHEAD: Final = 20
-"""So many waiting steps are planned; `make -j200` has more, and they come later."""
+SEEN_AHEAD: Final = 12
+"""So many waiting steps are planned, the oldest; the others come later. With 20 a plan took twice the time (7 ms and
+not 3), and the simulated builds were as fast."""
 
 
 def due(candidates: Sequence[Step], curves: Mapping[int, Curve], forecast: Forecast, limit: float) -> list[Step]:
     """Those of the best plan that begin now. `candidates` by age; `forecast`: of those that run."""
     seen = candidates[:SEEN_AHEAD]
     beyond = {step.order: _beyond(curves[step.order], step.held_bytes) for step in seen}
-    ready = [
-        step
-        for step in seen
-        if (at := forecast.earliest(beyond[step.order], limit)) is not None and at <= AT_ONCE_SECONDS
-    ]
+    ready = [step for step in seen if forecast.fits_soon(beyond[step.order], limit, AT_ONCE_SECONDS)]
     if not ready:
         return []  # Beside others it fits no sooner: nothing to plan, and that is how it is most of the time.
     if len(ready) == len(seen) and (together := _all_fit(ready, beyond, forecast.copy(), limit)):
@@ -46,11 +43,14 @@ def _all_fit(steps: Sequence[Step], beyond: Mapping[int, Curve], forecast: Forec
 def _best_plan(
     candidates: Sequence[Step], beyond: Mapping[int, Curve], forecast: Forecast, limit: float
 ) -> list[tuple[float, Step]]:
-    """When each begins, in the order by which the last one ends first."""
+    """When each begins, in the order by which the last one ends first. With the last two orders beside the first
+    three known builds of fast steps took 0.85 of the best -jN, and not 0.90; with fifteen shuffled ones the same."""
     orders = [
         list(candidates),
         sorted(candidates, key=lambda step: -beyond[step.order].end_seconds),
         sorted(candidates, key=lambda step: -beyond[step.order].peak_bytes),
+        sorted(candidates, key=lambda step: -beyond[step.order].area),
+        sorted(candidates, key=lambda step: beyond[step.order].peak_bytes),
     ]
     if candidates and candidates[0].since_seconds >= LONGEST_WAIT_SECONDS:
         orders = [[candidates[0], *(step for step in order if step is not candidates[0])] for order in orders]

@@ -11,10 +11,10 @@ from typing import Final
 from slicemgr.model.step import Step, StepState
 
 STUCK_SECONDS: Final = 3.0
-"""No CPU time for so long by all that run together. A compiler that waits for a slow disk gets some each second (a
-read of 1 MB is copied in 0.1 ms, and the clock ticks in 10 ms: two in 3 s would be missed by chance, not all of them);
-a link from a cold cache of a spinning disk was never still for longer than 1 s. And with twenty that wait the last
-gets its turn after a minute, which is what a person waits before he presses ^C."""
+"""No CPU time for so long by all that run together. Argued, not measured: a step that waits for a slow disk still gets
+a tick (10 ms) now and then, and to be wrong costs little, one step that goes on too early. Shorter, and a build that
+sleeps (a test, a download) would get all its steps back one after the other for nothing; longer, and with twenty that
+wait the last gets its turn after more than a minute."""
 
 
 def unstick(steps: Sequence[Step], still_seconds: float, tried: Mapping[int, int] | None = None) -> int | None:
