@@ -133,10 +133,12 @@ def _build(recipe: Recipe, building: Path, log: Path) -> None:
 def _mmdebstrap(recipe: Recipe, building: Path) -> list[str]:
     command = ["mmdebstrap", "--variant=minbase", "--format=tar", "--include=" + ",".join(recipe.packages)]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.excluded]
+    command += [f"--dpkgopt=path-include={pattern}" for pattern in recipe.included]
     # Before the kernel is unpacked, so that its initrd is made once and from our list of modules.
     command += [f"--essential-hook=tar-in {shlex.quote(str(building / 'overlay.tar'))} /"]
     for name, uid in recipe.users:
         command += [f'--customize-hook=chroot "$1" useradd --create-home --uid {uid} --shell /bin/bash {name}']
+    command += [f'--customize-hook=chroot "$1" systemctl disable {unit}' for unit in recipe.disabled]
     command += [f"--customize-hook=sync-out /boot {shlex.quote(str(building / 'boot'))}"]
     return [*command, recipe.suite, "-"]
 

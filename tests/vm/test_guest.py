@@ -133,3 +133,26 @@ def swap_devices() -> dict[str, int]:
     """Name -> KiB. A line: `/dev/vdc  partition  786428  0  -2`."""
     lines = Path("/proc/swaps").read_text().splitlines()[1:]
     return {fields[0]: int(fields[2]) for fields in map(str.split, lines)}
+
+
+@pytest.mark.parametrize("program", ["make", "ninja", "ccache", "g++"])
+def test_builds_have_their_tools(program: str) -> None:
+    """Whatever a real build is driven by, and its compiler."""
+    assert re.search(r"\d+\.\d+", run(program, "--version"))
+
+
+def test_a_manual_goes_through_meinproc5(tmp_path: Path) -> None:
+    """The step of the 2010 report, with all the style sheets and entities that it reads; a dozen manuals at least."""
+    manuals = sorted(Path("/usr/share/doc/HTML").glob("*/*/index.docbook"), key=lambda each: each.stat().st_size)
+    assert len(manuals) >= 12
+    run("meinproc5", "--check", "--cache", str(tmp_path / "index.cache.bz2"), str(manuals[0]))
+    assert (tmp_path / "index.cache.bz2").stat().st_size > 0
+
+
+@pytest.mark.vm(users=("root",))
+def test_systemd_oomd_waits_to_be_asked() -> None:
+    """It is there for the test that starts it, and kills in no other."""
+    assert "ExecStart=" in run("systemctl", "cat", "systemd-oomd.service")
+    for unit in ("systemd-oomd.service", "systemd-oomd.socket"):
+        properties = run("systemctl", "show", unit, "--property=ActiveState,UnitFileState")
+        assert sorted(properties.splitlines()) == ["ActiveState=inactive", "UnitFileState=disabled"]
