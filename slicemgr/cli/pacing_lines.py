@@ -30,6 +30,7 @@ def pacing_as_data(summary: PacingSummary) -> dict[str, object]:
         "stops": summary.stops,
         "peak_bytes": summary.peak_bytes,
         "budget_bytes": summary.budget_bytes,
+        "cpu_seconds": round(summary.cpu_seconds, 3),
         "fattest": [
             {
                 "comm": encodable(each.kind),

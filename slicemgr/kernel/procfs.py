@@ -85,6 +85,11 @@ def identity_of(pid: int) -> ProcessIdentity:
     return ProcessIdentity(pid, read_stat(pid).starttime)
 
 
+def thread_group_of(pid: int) -> int:
+    """Whose thread this number is; its own if it is a process'. Raises ProcessGoneError, FormatError."""
+    return formats.parse_status_thread_group(read_process_file(pid, "status"))
+
+
 def read_oom_score_adj(pid: int) -> int:
     """/proc/PID/oom_score_adj. Raises ProcessGoneError."""
     return int(read_process_file(pid, "oom_score_adj"))

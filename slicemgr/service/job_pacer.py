@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Everything that the pacer of one job needs, made for a job where it has been put. Imported in the pacer's thread."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -80,6 +81,7 @@ class JobPacer:
     ) -> None:
         """Raises KernelError if the job can't be read, OSError."""
         self._job = job
+        self._began_cpu_seconds = time.thread_time()
         self._births = Births()
         self._machine = MachineReader()
         self._cgroup = None if job.cgroup is None else CgroupDir.open(job.cgroup)
@@ -114,7 +116,7 @@ class JobPacer:
         self._tokens = None if job.tokens is None else TokenCount(job.tokens, self._watch, job.pid)
         self.pacer = Pacer(
             self._watch,
-            self._births.any_since_last,
+            self._births.since_last,
             self._budget.read,
             outliver=job.outliver,
             memory=self._memory,
@@ -127,7 +129,8 @@ class JobPacer:
     def finish(self, now_seconds: float) -> PacingSummary:
         """Resume all, keep what was learnt, let go of everything."""
         try:
-            return self.pacer.finish(now_seconds)
+            summary = self.pacer.finish(now_seconds)
+            return replace(summary, cpu_seconds=time.thread_time() - self._began_cpu_seconds)
         finally:
             self._memory.close()
             self._budget.close()

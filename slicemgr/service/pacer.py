@@ -10,7 +10,7 @@ Nobody is held while the build is being ended (a stopped process hears no SIGTER
 after our death (service/holding.py).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -78,7 +78,7 @@ class Pacer:
     def __init__(
         self,
         watch: StepWatch,
-        births: Callable[[], bool],
+        births: Callable[[], Collection[int] | None],
         read_budget: Callable[[float], Budget],
         *,
         outliver: Outliver | None,
@@ -88,7 +88,7 @@ class Pacer:
         planned: Callable[[Mapping[int, LiveStep], Budget], None] = lambda steps, budget: None,
         ceiling: int | None = None,
     ) -> None:
-        """`births`: whether anybody may have been born since the last question. `runs_again`: whether what comes below
+        """`births`: who was born since the last question, see StepWatch.look. `runs_again`: whether what comes below
         these pids is a step that was killed. `last_resort` is called when not even one step fits; `planned` after each
         decision. `ceiling`: at most so many run at once."""
         self._watch = watch
@@ -116,6 +116,11 @@ class Pacer:
         return self._is_near
 
     @property
+    def version(self) -> int:
+        """Grows whenever `steps` changes."""
+        return self._watch.version
+
+    @property
     def steps(self) -> Mapping[int, LiveStep]:
         """Those that live, by pid."""
         return self._watch.steps
@@ -134,7 +139,7 @@ class Pacer:
         Raises KernelError if the job can't be read.
         """
         self.looks += 1
-        begun, ended = self._watch.look(now_seconds, births=self._births(), exited=exited)
+        begun, ended = self._watch.look(now_seconds, born=self._births(), exited=exited)
         for step in ended:
             self._has_ended(step, now_seconds)
         for step in begun:

@@ -96,6 +96,7 @@ class PacerThread:
         registered: dict[int, int] = {}
         failures = 0
         interval = 0.0
+        version = -1
         while not self._is_finishing:
             exited: list[int] = []
             for descriptor, _ in poll.poll(interval * 1000):
@@ -111,14 +112,14 @@ class PacerThread:
                 if failures == FAILED_LOOKS:
                     raise
                 interval = FAILED_SECONDS
-            self._follow(poll, registered, paced)
+            if version != paced.pacer.version:
+                version = paced.pacer.version
+                self._follow(poll, registered, paced)
 
     @staticmethod
     def _follow(poll: select.poll, registered: dict[int, int], paced: JobPacer) -> None:
         """Wait for the ends of those that are steps now."""
         wanted = {step.process.fileno(): pid for pid, step in paced.pacer.steps.items()}
-        if wanted == registered:
-            return
         for descriptor in registered.keys() - wanted.keys():
             try:
                 poll.unregister(descriptor)

@@ -44,6 +44,8 @@ class PacingSummary:
     budget_bytes: int
     """What it might have held when it held that."""
     fattest: tuple[FatStep, ...]
+    cpu_seconds: float = 0.0
+    """What the pacing itself has cost, from its first look on."""
 
 
 class PacingTally:

@@ -6,7 +6,7 @@ only if they are new.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from slicemgr.build import steps
@@ -23,6 +23,9 @@ from slicemgr.service.live_step import LiveStep
 YOUNG_SECONDS: Final = 0.3
 """A process is a copy of its parent until its exec; a child that still has its parent's name then is a worker, forked
 to compute."""
+
+LIST_SECONDS: Final = 0.5
+"""Between two lists of all members, if anybody was born or has ended: 1.1 ms for a process tree of sixty."""
 
 FIRST_AGAIN_SECONDS: Final = 0.004
 SETTLED_AGAIN_SECONDS: Final = 0.25
@@ -70,23 +73,38 @@ class StepWatch:
         self._others: dict[int, _Other] = {}
         self._parents: dict[int, int] = {}
         self._order = 0
+        self._is_stale = True
+        self._list_due = 0.0
+        self._judge_due = 0.0
+        self.version = 0
+        """Grows whenever `steps` changes."""
         self.has_ended = False
         """Some step has."""
         self.steps: dict[int, LiveStep] = {}
         """By pid."""
 
     def look(
-        self, now_seconds: float, *, births: bool, exited: Iterable[int] = ()
+        self, now_seconds: float, *, born: Collection[int] | None = None, exited: Iterable[int] = ()
     ) -> tuple[list[LiveStep], list[LiveStep]]:
-        """Who has become a step, and who has ended since the last look. `births`: somebody may have been born.
+        """Who has become a step, and who has ended since the last look.
 
-        `exited`: steps whose pidfd says so; they are members until somebody reaps them. Raises KernelError if the job
-        can't be listed (any more).
+        `born`: pids that are new, anybody's (kernel/births.py); None: there may be any. `exited`: steps whose pidfd
+        says so; they are members until somebody reaps them. Raises KernelError if the job can't be listed (any more).
         """
         ended = [step for pid in exited if (step := self.forget(pid)) is not None]
-        if births or ended:
+        self._is_stale = self._is_stale or born is None or len(born) > 0 or bool(ended)
+        # Who is adopted, or has ended without having been a step, is seen later.
+        if self._is_stale and (born is None or now_seconds >= self._list_due):
+            self._list_due = now_seconds + LIST_SECONDS
+            self._is_stale = False
             ended += self._list(now_seconds)
+        else:
+            for pid in born or ():
+                self._take_in(pid, now_seconds, is_member=False)
+        if now_seconds < self._judge_due:
+            return [], ended
         begun = [step for pid in list(self._others) if (step := self._judged(pid, now_seconds)) is not None]
+        self._judge_due = min((other.due_seconds for other in self._others.values()), default=0.0)
         return begun, ended
 
     def measure(self, now_seconds: float) -> None:
@@ -100,6 +118,7 @@ class StepWatch:
         self._left(pid)
         if step is not None:
             self.has_ended = True
+            self.version += 1
             step.close()
         return step
 
@@ -125,16 +144,27 @@ class StepWatch:
         known = {*self._others, *self.steps}
         ended = [step for pid in known - pids if (step := self._gone(pid)) is not None]
         for pid in pids - known:
-            try:
-                stat = procfs.read_stat(pid)
-            except KernelError:
-                continue
-            self._others[pid] = _Other(stat.ppid, now_seconds)
-            self._parents[pid] = stat.ppid
-            parent = self.steps.get(stat.ppid)
-            if parent is not None:
-                parent.children += 1
+            self._take_in(pid, now_seconds, is_member=True)
         return ended
+
+    def _take_in(self, pid: int, now_seconds: float, *, is_member: bool) -> None:
+        """One that is new. Not listed, it is a member if it is a child of one, and no thread of one of those."""
+        if pid in self._others or pid in self.steps or pid in self._spares:
+            return
+        try:
+            ppid = procfs.read_stat(pid).ppid
+            if not is_member and not (ppid in self._others or ppid in self.steps):
+                return
+            if not is_member and procfs.thread_group_of(pid) != pid:
+                return
+        except KernelError:
+            return
+        self._others[pid] = _Other(ppid, now_seconds)
+        self._judge_due = now_seconds
+        self._parents[pid] = ppid
+        parent = self.steps.get(ppid)
+        if parent is not None:
+            parent.children += 1
 
     def _gone(self, pid: int) -> LiveStep | None:
         if pid in self.steps:
@@ -205,6 +235,7 @@ class StepWatch:
         step.measure(now_seconds)
         del self._others[pid]
         self.steps[pid] = step
+        self.version += 1
         return step
 
     def _is_spared(self, pid: int, stat: formats.ProcStat, other: _Other) -> bool:

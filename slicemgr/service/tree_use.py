@@ -15,7 +15,7 @@ from slicemgr.kernel.step_files import held_by
 from slicemgr.model.cgroup import CgroupSample, Measure
 from slicemgr.service.step_watch import StepWatch
 
-OTHERS_SECONDS: Final = 0.25
+OTHERS_SECONDS: Final = 1.0
 """Between two looks at the processes that are no steps: drivers do not grow."""
 
 EXACT_SECONDS: Final = 1.0
