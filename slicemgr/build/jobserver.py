@@ -14,7 +14,8 @@ Measured with 24 recipes of 0.2 s at -j4 whose server was SIGKILLed after 0.5 s:
 SIGPIPE and 4.4.1 ended with 2 ("write jobserver: Broken pipe"), at once; with these both built all, in 2.6 s more.
 
 A `fifo:` would reach programs behind others that close descriptors, but make 4.3 dies of it ("invalid
---jobserver-auth string"). Clients before 4.2, which know --jobserver-fds alone, run the -jN of MAKEFLAGS unpaced.
+--jobserver-auth string"). A make before 4.2 knows --jobserver-fds alone, and by its source runs the
+-jN of MAKEFLAGS unpaced; none was tried.
 
 Light, see model/quantity.py.
 """
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 LARGEST_CEILING: Final = 4096
 """One token for each byte of a page: a pipe holds no more where its user has many (pipe(7), pipe-user-pages-soft), and
-make would wait for ever to bring one back. make's own -j99999 stands still at its start for that reason."""
+make would wait for ever to bring one back. make 4.3 with -j99999 stood still at its start, for that reason it seems."""
 
 LOWEST_CLIENT_DESCRIPTOR: Final = 64
 """configure scripts open 3 to 9, bash saves from 10 on, flock(1) is shown with 9, 100 and 200; and make's pselect(2)
@@ -45,7 +46,7 @@ _TOKEN: Final = b"+"
 
 
 class Jobserver:
-    """The tokens of one build. One thread at a time.
+    """The tokens of one build. Any thread may call, also after `close`; then nothing happens.
 
     Of the jobs that are allowed the first has no token: the command's own, as each make's first is its parent's.
     """
@@ -113,8 +114,11 @@ class Jobserver:
     def outstanding(self) -> int:
         """Tokens in clients' hands: neither ours, nor on their way in a pipe. Of the jobs one has none."""
         # Returned ones first: what a client takes or brings in between counts as held, which it was a moment ago.
-        returned = _bytes_in(self._returned)
-        return max(0, self._out - returned - _bytes_in(self._unread))
+        with self._turn:
+            if not self._descriptors:
+                return 0
+            returned = _bytes_in(self._returned)
+            return max(0, self._out - returned - _bytes_in(self._unread))
 
     def allow(self, running: int) -> None:
         """From now on at most so many jobs, within 1 and the ceiling.
@@ -122,17 +126,21 @@ class Jobserver:
         More get their tokens at once; for fewer those are taken back that nobody has taken yet, and others when their
         jobs end.
         """
-        self._allowed = max(1, min(running, self.ceiling))
         with self._turn:
+            self._allowed = max(1, min(running, self.ceiling))
             excess = self._out - (self._allowed - 1)
-            if excess > 0:
+            if excess > 0 and self._descriptors:
                 self._out -= len(_read(self._unread, excess))
             self._hand_out_allowed()
 
     def relay(self) -> None:
         """Take what has come back, and hand out what is allowed. Never waits."""
-        # Who brings back more than he took (`echo` adds a newline) makes no tokens.
         with self._turn:
+            self._relay()
+
+    def _relay(self) -> None:
+        if self._descriptors:
+            # Who brings back more than he took (`echo` adds a newline) makes no tokens.
             self._out = max(0, self._out - len(_read(self._returned, 65536)))
             self._hand_out_allowed()
 
@@ -152,13 +160,14 @@ class Jobserver:
         make. Not with the whole ceiling: whoever closes no longer holds steps at birth, and twenty at once would be too
         many for a limit that just had room for two.
         """
-        if self._descriptors:
-            self.relay()
+        with self._turn:
+            self._relay()
             self._close_all()
 
     def _hand_out_allowed(self) -> None:
         lacking = self._allowed - 1 - self._out
-        if lacking > 0:
+        # Not after the end: the numbers of ours may be others' by then.
+        if lacking > 0 and self._descriptors:
             try:
                 self._out += os.write(self._hand_out, _TOKEN * lacking)
             except BlockingIOError:  # Somebody else has filled the pipe.

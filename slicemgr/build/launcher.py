@@ -122,6 +122,14 @@ class Launcher:
             path = f"{self._directory}/killed/{pid}"
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
+    def set_near(self, is_near: bool) -> None:
+        """Whether somebody might be killed by a guard in another process, whose word comes late. Raises OSError."""
+        path = f"{self._directory}/near"
+        if is_near:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        elif os.access(path, os.F_OK):
+            os.unlink(path)
+
     def is_again(self, ancestor_pids: Iterable[int]) -> bool:
         """Whether a process with these ancestors belongs to a step that is run again, and so is to run alone."""
         return any(os.access(f"{self._directory}/again/{pid}", os.F_OK) for pid in ancestor_pids)
@@ -130,6 +138,7 @@ class Launcher:
         """Remove the job's directory. Who still compiles is not run again; the links stay. Raises OSError."""
         for marks in (f"{self._directory}/killed", f"{self._directory}/again"):
             _remove_with_files(marks)
+        self.set_near(False)
         try:
             os.rmdir(self._directory)
         except FileNotFoundError:

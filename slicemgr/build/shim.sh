@@ -114,6 +114,9 @@ slicemgr_run() {
 
 slicemgr_run "$@"
 [ "$slicemgr_status" -eq 0 ] && exit 0
+# Whom a daemon has killed, slicemgr run hears a moment later. Only while it may come to that: a configure script has
+# hundreds of compiles that fail.
+[ -e "$SLICEMGR_JOB/near" ] && ! [ -e "$SLICEMGR_JOB/killed/$$" ] && sleep 0.2
 
 # Whether the same command can be given again: what it reads must still be there, and what it writes be written anew.
 slicemgr_is_repeatable() {

@@ -31,7 +31,7 @@ DRIVERS: Final = SHELLS | {
     # What serves others while they compute: they wait for its answers.
     "faked-sysv", "faked-tcp", "dbus-daemon", "Xvfb", "ssh-agent", "gpg-agent",
     # Ours.
-    "slicemgr", "slicemgr-keeper",
+    "slicemgr", "slicemgr-keeper", "slicemgr-launch",
 }  # fmt: skip
 
 _COMM_BYTES: Final = 15

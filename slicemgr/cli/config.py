@@ -135,9 +135,13 @@ def _entries(config: Config, tree: Tree) -> Iterator[_Entry]:
             yield _Entry(key, getattr(spec, field), origin, adds and origin is not None)
     for name, (field, _) in schema.MACHINE_KEYS.items():
         yield _Entry(("machine", name), getattr(config.machine, field), tree.origins.get(("machine", name)))
-    for name, (field, _) in schema.NOTIFICATION_KEYS.items():
-        top = ("notifications", name)
-        yield _Entry(top, getattr(config.notifications, field), tree.origins.get(top))
+    for table, keys, spec_of_table in (
+        ("pacing", schema.PACING_KEYS, config.pacing),
+        ("notifications", schema.NOTIFICATION_KEYS, config.notifications),
+    ):
+        for name, (field, _) in keys.items():
+            top = (table, name)
+            yield _Entry(top, getattr(spec_of_table, field), tree.origins.get(top))
 
 
 def _chosen(entries: list[_Entry], wanted: str | None) -> list[_Entry]:
@@ -224,7 +228,7 @@ def _plain(entry: _Entry) -> Any:
     if isinstance(value, float):
         # %g keeps six figures and turns to 1e-05 below that: what it can't tell exactly stays TOML's own number.
         return f"{value:g}s" if float(f"{value:g}") == value and (value == 0 or value >= 0.0001) else value
-    sizes = entry.key[-1].startswith(("memory_", "swap_", "session_"))
+    sizes = entry.key[-1].startswith(("memory_", "swap_", "session_")) or entry.key == ("pacing", "borrow")
     return _size(value) if sizes and isinstance(value, int) else value
 
 

@@ -22,6 +22,7 @@ _slicemgr() {
                         return
                         ;;
                     --max | --high | --swap-max | --slice | --name | --json | --backend) ((at++)) ;;
+                    --profile | --never-hold | --retry) ((at++)) ;;
                     -*) ;;
                     *)
                         _command_offset "$at"
@@ -29,7 +30,8 @@ _slicemgr() {
                         ;;
                 esac
             done
-            options='--max --high --swap-max --slice --name --json --backend --help --'
+            options='--max --high --swap-max --slice --name --json --backend --profile'
+            options+=' --no-pacing --never-hold --no-tokens --no-relaunch --retry --help --'
             ;;
         list | monitor) options='--json --user --system --help' ;;
         kills) options='--since -n --json --user --system --help' ;;
@@ -85,7 +87,11 @@ _slicemgr() {
             mapfile -t COMPREPLY < <(compgen -W 'auto systemd cgroup embedded' -- "$cur")
             return
             ;;
-        --max | --high | --swap-max | --name | --since | -n | --limit) return ;;
+        --profile)
+            mapfile -t COMPREPLY < <(compgen -W 'build agent' -- "$cur")
+            return
+            ;;
+        --max | --high | --swap-max | --name | --never-hold | --retry | --since | -n | --limit) return ;;
     esac
 
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")

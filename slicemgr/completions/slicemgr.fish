@@ -30,8 +30,14 @@ complete -c slicemgr -n $run -l slice -x -a 'build app session' -d 'The slice to
 complete -c slicemgr -n $run -l name -x -d 'The name in reports'
 complete -c slicemgr -n $run -l json -r -F -d 'Write what happened to a file as well'
 complete -c slicemgr -n $run -l backend -x -a 'auto systemd cgroup embedded' -d 'Where to put it'
+complete -c slicemgr -n $run -l profile -x -a 'build agent' -d 'What the command is'
+complete -c slicemgr -n $run -l no-pacing -d 'No step waits'
+complete -c slicemgr -n $run -l never-hold -x -d 'Processes of this name never wait'
+complete -c slicemgr -n $run -l no-tokens -d 'make keeps its own jobserver'
+complete -c slicemgr -n $run -l no-relaunch -d 'A compiler that was killed does not run again'
+complete -c slicemgr -n $run -l retry -x -d 'Run it again with fewer at once, if it failed by a kill'
 # From the command on it is that command's completion.
-complete -c slicemgr -n $run -x -a '(__fish_complete_subcommand --fcs-skip=2 --max --high --swap-max --slice --name --json --backend)'
+complete -c slicemgr -n $run -x -a '(__fish_complete_subcommand --fcs-skip=2 --max --high --swap-max --slice --name --json --backend --profile --never-hold --retry)'
 
 set -l reading '__fish_seen_subcommand_from status list explain kills steps jobs monitor config; and not __fish_seen_subcommand_from run'
 complete -c slicemgr -n $reading -l json -d 'As JSON'

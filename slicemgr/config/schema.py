@@ -116,8 +116,8 @@ MACHINE_KEYS: Final[Keys] = {
 
 PACING_KEYS: Final[Keys] = {
     "enabled": ("enabled", values.read_switch),
-    "never_hold": ("never_hold", values.read_patterns),
-    "borrow": ("borrow", values.read_threshold),
+    "never_hold": ("never_hold", values.read_steps),
+    "borrow": ("borrow", values.read_loan),
 }
 """What the table [pacing] may hold: key -> field of PacingSpec, and its reader."""
 

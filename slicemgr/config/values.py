@@ -122,6 +122,16 @@ def read_reserve(value: object) -> SliceAmount:
     return amount
 
 
+def read_loan(value: object) -> Amount:
+    """borrow: what a build may take of the session's reserve, so less than the machine."""
+    amount = _amount(value)
+    if isinstance(amount, Auto):
+        raise RefusedError('"auto" is no size here; try "512M", or 0 for nothing')
+    if amount is NoLimit.NO_LIMIT or (isinstance(amount, Percent) and amount >= Percent(10_000)):
+        raise RefusedError('the whole machine is no loan, the session lives in it; try "512M", or 0 for nothing')
+    return amount
+
+
 def read_vital_adj(value: object) -> int:
     """vital_oom_score_adj: never -1000, which is for ever, and above 0 they would go before all others."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -172,17 +182,28 @@ def read_grace(value: object) -> float:
 
 def read_patterns(value: object) -> tuple[str, ...]:
     """protect: shell patterns of process names, or of unit names."""
+    patterns = _patterns(value, '["gnome-shell", "kwin_*"]')
+    for each in patterns:
+        name = each.encode()
+        if len(name) > _LONGEST_COMM and not set(each) & set("*?[") and not each.endswith(_UNIT_SUFFIXES):
+            cut = name[:_LONGEST_COMM].decode(errors="ignore")
+            raise RefusedError(f"'{each}' matches no process, since the kernel keeps 15 bytes of a name; try '{cut}'")
+    return patterns
+
+
+def read_steps(value: object) -> tuple[str, ...]:
+    """never_hold: shell patterns of process names; a whole name may be longer than what the kernel keeps of it."""
+    return _patterns(value, '["ctest", "*_test"]')
+
+
+def _patterns(value: object, example: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise RefusedError('must be a list of shell patterns; try ["gnome-shell", "kwin_*"]')
+        raise RefusedError(f"must be a list of shell patterns; try {example}")
     for each in value:
         if not each or len(each) > _LONGEST_TEXT or "/" in each or not each.isprintable():
             raise RefusedError(
                 f"{string_text(each[:_LONGEST_TEXT])} matches no process; try a name as 'ps -e' shows it"
             )
-        name = each.encode()
-        if len(name) > _LONGEST_COMM and not set(each) & set("*?[") and not each.endswith(_UNIT_SUFFIXES):
-            cut = name[:_LONGEST_COMM].decode(errors="ignore")
-            raise RefusedError(f"'{each}' matches no process, since the kernel keeps 15 bytes of a name; try '{cut}'")
     return tuple(value)
 
 

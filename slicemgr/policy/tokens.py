@@ -18,11 +18,12 @@ FIRST_TOKENS: Final = 3
 read their headers, and twenty would hold the budget of a small slice between them."""
 
 LEAST_WAITING: Final = 2
-"""The plan can choose only from what is there; and when a step ends the next one is born already: a fork, an exec and a
-look later would be some 20 ms of a core for each step."""
+"""The plan can choose only from what is there; and when a step ends the next one is born already, and
+need not be forked, executed and found first. (Argued, not measured.)"""
 
 WAITING_SHARE: Final = 0.05
-"""Of the budget, for what waits at birth. The plan itself leaves 0.03 of it (policy/pacing.py)."""
+"""Of the budget, for what waits at birth: the build is to lose no more than that to being paced. (Chosen, not
+measured.)"""
 
 ASSUMED_BIRTH_BYTES: Final = 12 << 20
 """Of one step held at birth and its drivers, until one was measured. sh, g++ and cc1plus of four headers had 0.4 MB of
@@ -30,8 +31,8 @@ anonymous memory stopped at once, 4 MB stopped after 50 ms, and 6 to 25 MB of RS
 share: the middle, as it may be either that is counted."""
 
 LOST_AFTER_SECONDS: Final = 1.0
-"""A client has a token for a moment before it has started the job, and after it has ended: a fork or a wait, a few
-milliseconds, and some hundred on a machine that thrashes."""
+"""A client has a token for a moment before it has started the job, and after it has ended. Chosen long against
+that, not measured: a wrong guess is a job too many until the token is back, a late one a job too few for a second."""
 
 
 def allowed(

@@ -232,7 +232,8 @@ class Job:
             path, state = self._daemons.pop(0)
             is_written = state == self._state
             # A user's jobs are in the history of the system's daemon too, which is root's: so in ours as well.
-            report = self._news.of_daemon if is_written else self._news.our_own
+            tell = self._news.of_daemon if is_written else self._news.our_own
+            report = self._pacing.noting_kills(tell)
             link = DaemonLink(self._waiting, report, lost=self._find_guard, budget=self._pacing.allow)
             if link.open(path, self._handle.cgroup or ""):
                 self._links.append(link)
@@ -268,9 +269,14 @@ class Job:
 
         handle = self._handle
         if handle.source is None:
-            return job_guard.cgroup_guard(handle.cgroup or "", self._news.our_own, is_new=not self._was_watched())
+            is_new = not self._was_watched()
+            return job_guard.cgroup_guard(
+                handle.cgroup or "", self._news.our_own, self._pacing.mark_killed, is_new=is_new
+            )
         limits = MemoryLimits(*self._limits)
-        self._tree_guard = job_guard.tree_guard(handle.source, limits, self._machine_total_bytes, self._news.our_own)
+        self._tree_guard = job_guard.tree_guard(
+            handle.source, limits, self._machine_total_bytes, self._news.our_own, self._pacing.mark_killed
+        )
         return self._tree_guard
 
     def _guard_failed(self, error: BaseException) -> None:

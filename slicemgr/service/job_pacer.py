@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Everything that the pacer of one job needs, made for a job where it has been put. Imported in the pacer's thread."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ class Marks(Protocol):
 
     def mark_killed(self, ancestor_pids: Sequence[int]) -> None: ...
     def is_again(self, ancestor_pids: Sequence[int]) -> bool: ...
+    def set_near(self, is_near: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class JobPacer:
     ) -> None:
         """Raises KernelError if the job can't be read, OSError."""
         self._job = job
+        self._is_near = False
         self._began_cpu_seconds = time.thread_time()
         self._births = Births()
         self._machine = MachineReader()
@@ -139,6 +142,15 @@ class JobPacer:
             if self._cgroup is not None:
                 self._cgroup.close()
 
+    def mark_killed(self, pid: int) -> None:
+        """A guard is about to kill this one, or has just done so. From any thread."""
+        step = self.pacer.steps.get(pid)
+        if step is not None:
+            step.is_whole = False
+        if self._job.marks is not None:
+            with contextlib.suppress(OSError):
+                self._job.marks.mark_killed(self._watch.ancestors_of(pid))
+
     def _planned(self, steps: Mapping[int, LiveStep], budget: Budget) -> None:
         waiting = [step for step in steps.values() if step.is_held]
         running = len(steps) - len(waiting)
@@ -148,6 +160,10 @@ class JobPacer:
             for step in steps.values()
             if step.profile is not None and not step.is_held
         )
+        if self._job.marks is not None and self._is_near != self.pacer.is_near:
+            self._is_near = self.pacer.is_near
+            with contextlib.suppress(OSError):
+                self._job.marks.set_near(self._is_near)
         self._job.need(budget.used_bytes, wanted, bool(waiting))
         if self._tokens is not None:
             self._tokens.look(running, new, budget.budget_bytes, is_near=self.pacer.is_near)

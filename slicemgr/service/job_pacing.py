@@ -12,7 +12,7 @@ import time
 
 from slicemgr.build.steps import is_driver
 from slicemgr.service.command import Command
-from slicemgr.service.places import job_directory, steps_directory
+from slicemgr.service.places import job_directory, launcher_directory, steps_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class JobPacing:
 
         try:
             os.makedirs(os.path.dirname(directory), 0o700, exist_ok=True)
-            os.makedirs(self._state, 0o700, exist_ok=True)
-            path = self._environment.get("PATH", os.defpath)
-            self._launcher = Launcher(directory, path, shims=f"{self._state}/launcher")
+            shims = launcher_directory(os.getuid(), self._environment)
+            os.makedirs(shims, exist_ok=True)
+            self._launcher = Launcher(directory, self._environment.get("PATH", os.defpath), shims=shims)
         except OSError:  # A home that can't be written to: a step that is killed stays so.
             return
         self.changed.update(self._launcher.environment(self._environment))
@@ -191,6 +191,23 @@ class JobPacing:
     def allow(self, allowance_bytes: int | None) -> None:
         """The daemon has said what the job may hold; None: it says nothing any more."""
         self.allowance = allowance_bytes
+
+    def noting_kills(self, tell: Callable[[Report], None]) -> Callable[[Report], None]:
+        """`tell`, for the reports of a daemon: whom it has killed runs again, too."""
+
+        def told(report: Report) -> None:
+            from slicemgr.service.report import KillReport
+
+            if isinstance(report, KillReport) and report.killed:
+                self.mark_killed(report.victim.pid)
+            tell(report)
+
+        return told
+
+    def mark_killed(self, pid: int) -> None:
+        """A guard is about to kill this one, or has just done so. From any thread."""
+        if self._thread is not None and not self._is_over:
+            self._thread.mark_killed(pid)
 
     def _tell_need(self, held_bytes: int, wanted_bytes: int, waits: bool) -> None:
         self.need(held_bytes, wanted_bytes, waits)

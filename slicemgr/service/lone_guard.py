@@ -33,18 +33,28 @@ class LoneGuard:
     """
 
     def __init__(
-        self, managed: ManagedSlice, *, report: Callable[[Report], None], is_new: bool = False, mount: str = MOUNT
+        self,
+        managed: ManagedSlice,
+        *,
+        report: Callable[[Report], None],
+        about_to_kill: Callable[[int], None] = lambda pid: None,
+        is_new: bool = False,
+        mount: str = MOUNT,
     ) -> None:
         """To be made in the loop's thread. Raises KernelError if the cgroup can't be watched.
 
-        `is_new`: nobody has watched it before, and what happened in it until now has not been told.
+        `is_new`: nobody has watched it before, and what happened in it until now has not been told. `about_to_kill`
+        is told a victim's pid before anything happens to it.
         """
         self._watch = CgroupWatch()
         self._machine = MachineReader()
         self._guards: list[CgroupGuard] = []
         lines = CommandLines(self._members)
         self._kill_path = Guard(
-            managed.rules, report=report, command_lines=lines, prove=partial(_prove_within, managed.cgroup)
+            managed.rules,
+            report=report,
+            command_lines=lines,
+            prove=partial(_prove_within, managed.cgroup, about_to_kill),
         )
         above = dataclasses.replace(managed, cgroup=os.path.dirname(managed.cgroup))
 
@@ -101,8 +111,11 @@ class LoneGuard:
         return set().union(*(guard.members() for guard in self._guards))
 
 
-def _prove_within(job: str, identity: ProcessIdentity, cgroup: str) -> ProvenProcess:
+def _prove_within(
+    job: str, about_to_kill: Callable[[int], None], identity: ProcessIdentity, cgroup: str
+) -> ProvenProcess:
     """Of a slice's processes only those of our own job are ours to end."""
+    about_to_kill(identity.pid)
     return ProvenProcess(identity, cgroup if is_below(cgroup, job) else job)
 
 

@@ -56,6 +56,11 @@ class PacerThread:
             self._pacer.pacer.hold_again()
         self._call()
 
+    def mark_killed(self, pid: int) -> None:
+        """A guard kills this one: where a launcher stands before it, it runs again."""
+        if self._pacer is not None:
+            self._pacer.mark_killed(pid)
+
     def finish(self) -> None:
         """Resume all, and end; what is still being imported is not waited for."""
         self._is_finishing = True

@@ -29,6 +29,12 @@ def steps_directory(uid: int, environment: Mapping[str, str]) -> str:
     return state_directory(uid if uid or is_told else None, environment)
 
 
+def launcher_directory(uid: int, environment: Mapping[str, str]) -> str:
+    """Where the links of build/launcher.py stay. Root's builds may go on as somebody else, who has to get there."""
+    is_told = environment.get("XDG_STATE_HOME", "").startswith("/")
+    return f"{steps_directory(uid, environment)}/launcher" if uid or is_told else "/var/cache/slicemgr/launcher"
+
+
 def job_directory(uid: int, environment: Mapping[str, str], name: str) -> str:
     """A directory to be made for one job alone, where its marks are."""
     if uid == 0 and os.access("/run", os.W_OK):

@@ -33,6 +33,10 @@ SETTLED_AGAIN_SECONDS: Final = 0.25
 as old, and at least so often: 40 us each, of twenty at each look they were 6 % of a core."""
 
 
+_LATELY: Final = 256
+"""Of those that have ended last it is still known whose children they were."""
+
+
 class _Other:
     """A member that is no step (yet)."""
 
@@ -72,6 +76,7 @@ class StepWatch:
         self._spares = spares
         self._others: dict[int, _Other] = {}
         self._parents: dict[int, int] = {}
+        self._lately: dict[int, list[int]] = {}
         self._order = 0
         self._is_stale = True
         self._list_due = 0.0
@@ -115,6 +120,9 @@ class StepWatch:
     def forget(self, pid: int) -> LiveStep | None:
         """This step has ended; its descriptors are closed."""
         step = self.steps.pop(pid, None)
+        self._lately[pid] = self.ancestors_of(pid)
+        while len(self._lately) > _LATELY:
+            del self._lately[next(iter(self._lately))]
         self._left(pid)
         if step is not None:
             self.has_ended = True
@@ -128,7 +136,9 @@ class StepWatch:
             self.forget(pid)
 
     def ancestors_of(self, pid: int) -> list[int]:
-        """Its parent, that one's, and so on, as far as they are members."""
+        """Its parent, that one's, and so on, as far as they are members; or were, if it has just ended."""
+        if pid not in self._parents:
+            return self._lately.get(pid, [])
         chain: list[int] = []
         while (pid := self._parents.get(pid, 0)) and pid not in chain:
             chain.append(pid)
