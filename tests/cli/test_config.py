@@ -104,6 +104,8 @@ def test_whose_without_an_option(
         ("machine.swap_free", 'machine.swap_free = "10%"  # default\n'),
         ("slice.build.io_weight", "# slice.build.io_weight is not set: systemd's own holds\n"),
         ("machine", '[machine]\nmemory_available = "5%"  # default\nswap_free = "10%"  # default\nsession_reserve = "auto"  # default\nvital_oom_score_adj = -500  # default\n'),
+        ("pacing", "[pacing]\nenabled = true  # default\nnever_hold = []  # default\nborrow = 0  # default\n"),
+        ("pacing.never_hold", "pacing.never_hold = []  # default\n"),
         ("notifications", "notifications.enabled = true  # default\n"),
     ],
 )  # fmt: skip
@@ -190,7 +192,7 @@ def test_a_broken_configuration_is_not_shown(home: Path, capsys: pytest.CaptureF
     [
         ("", 0, "FILE: fine\n", ""),
         ("[slice.build]\nmemory_max = '4G'\n", 0, "FILE: fine\n", ""),
-        ("a = 1\nb = 2\n", 1, "", "FILE:1: a: no such key; try one of machine, notifications, slice\nFILE:2: b: no such key; try one of machine, notifications, slice\n"),
+        ("a = 1\nb = 2\n", 1, "", "FILE:1: a: no such key; try one of machine, notifications, pacing, slice\nFILE:2: b: no such key; try one of machine, notifications, pacing, slice\n"),
         ("[slice.build\n", 1, "", "FILE:1:13: Expected ']' at the end of a table declaration; try quotes, as in kind = \"build\"\n"),
         (None, 1, "", "FILE: no such file; try another path\n"),
     ],
@@ -211,13 +213,18 @@ def test_check(
 
 def test_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Sizes in bytes, every key there is, null for what is not set."""
-    (home / "slicemgr.toml").write_text("[slice.build]\nmemory_max = '6G'\n")
+    (home / "slicemgr.toml").write_text(
+        "[slice.build]\nmemory_max = '6G'\n[pacing]\nnever_hold = ['ctest']\nborrow = '256M'\n"
+    )
     data = json.loads(show(capsys, "--user", "--json").stdout)
     assert data["slice"]["build"]["memory_max"] == {"value": 6 << 30, "file": f"{home}/slicemgr.toml", "line": 2}
     assert data["slice"]["build"]["io_weight"] == {"value": None, "file": None, "line": None}
     assert data["slice"]["app"]["grace"] == {"value": 5.0, "file": None, "line": None}
     assert data["slice"]["app"]["protect"]["value"][0] == "gnome-shell"
     assert data["machine"]["session_reserve"]["value"] == "auto"
+    assert data["pacing"]["borrow"]["value"] == 256 << 20
+    assert data["pacing"]["never_hold"] == {"value": ["ctest"], "file": f"{home}/slicemgr.toml", "line": 4}
+    assert data["pacing"]["enabled"]["value"] is True
     assert {name: set(table) for name, table in data["slice"].items()} == {
         name: set(schema.SLICE_KEYS) for name in ("build", "app", "session")
     }
@@ -236,6 +243,7 @@ TABLES = st.fixed_dictionaries({}, optional={
 CONTENTS = st.fixed_dictionaries({
     "slice": st.dictionaries(st.sampled_from(["build", "app.slice", "agent", "my.own", "a:b", "x" * 240]), TABLES),
     "machine": st.fixed_dictionaries({}, optional={"memory_available": st.sampled_from(["5%", 12345, "1G"]), "session_reserve": st.just("2G"), "vital_oom_score_adj": st.integers(-999, 0)}),
+    "pacing": st.fixed_dictionaries({}, optional={"enabled": st.booleans(), "never_hold": st.lists(st.sampled_from(["ctest", "*_test", "a name of more than 15"])), "borrow": st.sampled_from([0, 12345, "512M", "12.5%"])}),
     "notifications": st.fixed_dictionaries({}, optional={"enabled": st.booleans()}),
 })  # fmt: skip
 
@@ -246,7 +254,7 @@ def as_toml(content: dict[str, dict[str, Any]]) -> str:
 
     lines = [
         f"{key_text((table, name))} = {value(each)}\n"
-        for table in ("machine", "notifications")
+        for table in ("machine", "pacing", "notifications")
         for name, each in content[table].items()
     ]
     for name, table in content["slice"].items():

@@ -17,12 +17,14 @@ from slicemgr.config.schema import (
     DEFAULTS,
     MACHINE_KEYS,
     NOTIFICATION_KEYS,
+    PACING_KEYS,
     PROTECTED,
     SLICE_KEYS,
     Config,
     read,
 )
 from slicemgr.config.values import parse_duration
+from slicemgr.model.pacing import PacingSpec
 from slicemgr.model.quantity import NoLimit, Percent, QuantityError
 from slicemgr.model.slice import Auto, SliceKind, SliceSpec, VictimRule
 
@@ -179,14 +181,32 @@ def test_what_can_not_be_meant(key: str, value: object, message: str) -> None:
          "machine.vital_oom_score_adj: must be a whole number from -999 to 0, and is a text; try -500"),
         ({"notifications": {"enabled": "yes"}}, "notifications.enabled: must be true or false, and is a text; try true"),
         ({"notifications": True}, "notifications: must be a table, and is true or false; try [notifications]"),
+        ({"pacing": {"enabled": 0}}, "pacing.enabled: must be true or false, and is a number; try true"),
+        ({"pacing": {"never_hold": "ctest"}}, 'pacing.never_hold: must be a list of shell patterns; try ["ctest", "*_test"]'),
+        ({"pacing": {"never_hold": ["ctest", 3]}}, 'pacing.never_hold: must be a list of shell patterns; try ["ctest", "*_test"]'),
+        ({"pacing": {"never_hold": [""]}}, "pacing.never_hold: \"\" matches no process; try a name as 'ps -e' shows it"),
+        ({"pacing": {"never_hold": ["/usr/bin/ctest"]}},
+         "pacing.never_hold: \"/usr/bin/ctest\" matches no process; try a name as 'ps -e' shows it"),
+        ({"pacing": {"borrow": "max"}},
+         'pacing.borrow: the whole machine is no loan, the session lives in it; try "512M", or 0 for nothing'),
+        ({"pacing": {"borrow": "100%"}},
+         'pacing.borrow: the whole machine is no loan, the session lives in it; try "512M", or 0 for nothing'),
+        ({"pacing": {"borrow": "auto"}}, 'pacing.borrow: "auto" is no size here; try "512M", or 0 for nothing'),
+        ({"pacing": {"borrow": "12Q"}},
+         "pacing.borrow: '12Q' is no size; try bytes, a suffix of 1024s (600M, 1.5G), or a percentage (60%)"),
+        ({"pacing": {"borrow": True}},
+         'pacing.borrow: must be a size, and is true or false; try "8G", "60%", or a number of bytes'),
+        ({"pacing": {"never-hold": []}}, "pacing.never-hold: no such key; try never_hold"),
+        ({"pacing": {"tokens": True}}, "pacing.tokens: no such key; try one of borrow, enabled, never_hold"),
+        ({"pacing": False}, "pacing: must be a table, and is true or false; try [pacing]"),
         ({"slice": {"user": {"memory_max": "90%"}}},
          "slice.user: is systemd's own, with sessions or services in it; try [slice.build]"),
         ({"slice": {"system-ci": {}}},
          "slice.system-ci: is systemd's own, with sessions or services in it; try [slice.build]"),
         ({"slices": {}}, "slices: no such key; try slice"),
         ({"agent": {"memory_max": "8G"}}, "agent: no such key; try [slice.agent]"),
-        ({"log_level": 3}, "log_level: no such key; try one of machine, notifications, slice"),
-        ({"\x1b[2J": 3}, '"\\u001b[2J": no such key; try one of machine, notifications, slice'),
+        ({"log_level": 3}, "log_level: no such key; try one of machine, notifications, pacing, slice"),
+        ({"\x1b[2J": 3}, '"\\u001b[2J": no such key; try one of machine, notifications, pacing, slice'),
         ({"slice": {"a b": {}}}, "slice.\"a b\": 'a b' is no slice name; try letters, digits, '.', '_' and '-', as in build or app-ci"),
         ({"slice": {"build": {}, "build.slice": {}}}, 'slice."build.slice": is the same slice as slice.build; try one table for both'),
         ({"slice": {"x" * 300: {}}}, f'slice."{"x" * 59}…": is longer than 255 characters; try a short name'),
@@ -215,8 +235,9 @@ def test_a_number_that_python_refuses_to_write() -> None:
     """0xfff... of any length is TOML to tomli; int() to text is limited to 4300 digits."""
     for key in SLICE_KEYS:
         assert len(errors({"slice": {"build": {key: 1 << 20_000}}})) == 1
-    for key in MACHINE_KEYS:
-        assert len(errors({"machine": {key: -1 << 20_000}})) == 1
+    for table, keys in (("machine", MACHINE_KEYS), ("pacing", PACING_KEYS)):
+        for key in keys:
+            assert len(errors({table: {key: -1 << 20_000}})) == 1
 
 
 def test_every_error_is_told_with_its_place() -> None:
@@ -243,7 +264,7 @@ def test_errors_of_files_are_told_too() -> None:
         read(tree)
     assert caught.value.lines == (
         "/f: can't be read; try again",
-        "/g:7: colour: no such key; try one of machine, notifications, slice",
+        "/g:7: colour: no such key; try one of machine, notifications, pacing, slice",
     )
 
 
@@ -318,19 +339,26 @@ SCALARS = (
     | st.sampled_from(["8G", "60%", "auto", "max", "5s", "whole-job", "build", "app", "session", 100, 1 << 30, 10**60])
 )  # fmt: skip
 NAMES = st.text(max_size=20) | st.sampled_from(
-    ["slice", "machine", "build", "build.slice", "app", "notifications", *SLICE_KEYS, *MACHINE_KEYS, *NOTIFICATION_KEYS]
+    [
+        *("slice", "machine", "pacing", "notifications", "build", "build.slice", "app"),
+        *(key for keys in (SLICE_KEYS, MACHINE_KEYS, PACING_KEYS, NOTIFICATION_KEYS) for key in keys),
+    ]
 )
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=12,
 )
+PACING = st.dictionaries(st.sampled_from(list(PACING_KEYS)), VALUES) | VALUES
 SLICES = st.dictionaries(
     NAMES, st.dictionaries(st.sampled_from(list(SLICE_KEYS)), VALUES, max_size=4) | VALUES, max_size=3
 )
 
 
-@given(st.dictionaries(NAMES, VALUES, max_size=4) | st.fixed_dictionaries({"slice": SLICES, "machine": VALUES}))
+@given(
+    st.dictionaries(NAMES, VALUES, max_size=4)
+    | st.fixed_dictionaries({"slice": SLICES, "machine": VALUES, "pacing": PACING})
+)
 def test_never_fails_otherwise(content: dict[str, Any]) -> None:
     """Whatever TOML can hold: a configuration, or lines for a person, each with what to try."""
     try:
@@ -361,7 +389,7 @@ def test_there_are_examples() -> None:
 def test_the_manual_has_every_key_and_every_protected_name() -> None:
     """docs/configuration.md can't fall behind."""
     manual = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
-    for key in (*SLICE_KEYS, *MACHINE_KEYS, *NOTIFICATION_KEYS):
+    for key in (*SLICE_KEYS, *MACHINE_KEYS, *PACING_KEYS, *NOTIFICATION_KEYS):
         assert f"`{key}`" in manual
     for word in (*VictimRule, *SliceKind):
         assert f'`"{word.value}"`' in manual
@@ -372,3 +400,23 @@ def test_every_field_of_a_slice_has_a_key() -> None:
     """A property that nobody can set would be no use."""
     fields = set(inspect.signature(SliceSpec).parameters) - {"unit"}
     assert {field for field, _ in SLICE_KEYS.values()} == fields
+    assert {field for field, _ in PACING_KEYS.values()} == set(inspect.signature(PacingSpec).parameters)
+
+
+@pytest.mark.parametrize(
+    ("table", "meant"),
+    [
+        ({}, PacingSpec(enabled=True, never_hold=(), borrow=0)),
+        ({"enabled": False}, PacingSpec(enabled=False)),
+        ({"never_hold": ["ctest", "*_test"]}, PacingSpec(never_hold=("ctest", "*_test"))),
+        # build/steps.py cuts it as the kernel does.
+        ({"never_hold": ["test-of-the-whole-thing"]}, PacingSpec(never_hold=("test-of-the-whole-thing",))),
+        ({"never_hold": []}, PacingSpec()),
+        ({"borrow": "512M"}, PacingSpec(borrow=512 << 20)),
+        ({"borrow": "5%"}, PacingSpec(borrow=Percent(500))),
+        ({"borrow": "0"}, PacingSpec()),
+    ],
+)
+def test_pacing(table: dict[str, object], meant: PacingSpec) -> None:
+    """What the table may hold; it is on, nobody is named, and nothing is lent."""
+    assert means(pacing=table).pacing == meant
