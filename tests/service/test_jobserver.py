@@ -488,6 +488,28 @@ def test_the_largest_ceiling_fits_into_the_pipes() -> None:
         made.close()
 
 
+def test_after_its_end_nobody_elses_descriptors_are_touched() -> None:
+    """Another thread may still ask then: the numbers can be somebody else's already."""
+    made = Jobserver(8)
+    made.allow(3)
+    os.read(made.client_descriptors[0], 1)
+    made.close()
+    # The kernel gives the lowest free numbers, so these are the ones that were just closed.
+    pipes = [os.pipe2(os.O_NONBLOCK) for _ in range(5)]
+    try:
+        for _, writing in pipes:
+            os.write(writing, b"not a token")
+        made.allow(8)
+        made.allow(1)
+        made.give_back(1)
+        made.relay()
+        assert made.outstanding == 0
+        assert [os.read(reading, 100) for reading, _ in pipes] == [b"not a token"] * 5
+    finally:
+        for descriptor in (each for pipe in pipes for each in pipe):
+            os.close(descriptor)
+
+
 def test_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither after its end nor after a beginning that failed; and none of it goes through an exec by itself."""
     before = os.listdir("/proc/self/fd")
