@@ -54,6 +54,7 @@ def arguments() -> argparse.Namespace:
     add("--rate", type=size, default=0, metavar="SIZE", help="growth per second (0: as fast as possible)")
     add("--hold", type=float, default=0.0, metavar="SECONDS", help="keep it, then exit")
     add("--until-eof", action="store_true", help="keep it until stdin is closed, instead of --hold")
+    add("--work", action="store_true", help="use some of a core while it is kept, as a compiler does")
     add("--exit", type=int, default=0, metavar="N", help="exit status at the end")
     add("--huge", action="store_true", help="huge pages (otherwise 4 KiB ones, so that growth is smooth)")
     add("--swap-out", action="store_true", help="push the start size out to swap, where there is swap")
@@ -182,6 +183,18 @@ def hang_in_vfork(fifo: str) -> None:
     os.waitpid(pid, 0)
 
 
+def work(region: mmap.mmap, args: argparse.Namespace) -> None:
+    """Go over what is held, some 15 % of a core, until it need not be held any more."""
+    end = time.monotonic() + args.hold
+    while args.until_eof or time.monotonic() < end:
+        touch(region, 0, min(len(region), 8 * STEP_BYTES))
+        if args.until_eof and select.select([0], [], [], TICK_SECONDS)[0]:
+            if not os.read(0, 4096):
+                return
+        else:
+            time.sleep(TICK_SECONDS)
+
+
 def follow_profile(args: argparse.Namespace) -> None:
     shmem = mmap.mmap(-1, args.shmem) if args.shmem else None
     if shmem is not None:
@@ -200,7 +213,9 @@ def follow_profile(args: argparse.Namespace) -> None:
         grow(region, args.start, args.rate)
     if args.vfork:
         hang_in_vfork(args.vfork)
-    if args.until_eof:
+    if args.work and region is not None:
+        work(region, args)
+    elif args.until_eof:
         while os.read(0, 4096):
             pass
     else:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A paced `slicemgr run`, as the tests of pacing see it: its steps, who of them stands, and what is told at the end."""
+
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from slicemgr.kernel import procfs
+from slicemgr.kernel.formats import ProcStat
+from tests.cli.slicemgr_command import EMBEDDED, HOG, SLICEMGR
+
+MIB = 1 << 20
+PYTHON = "/usr/bin/python3"
+"""Not the tests' own: that one reads its packages' start files first, 0.1 s of a core."""
+PATIENCE_SECONDS = 90
+"""For a hang; on a machine with eight test runs at once a step takes ten times as long as alone."""
+
+
+def step(*arguments: str, program: str = PYTHON) -> str:
+    """A step of chosen size as a shell writes it: tests/hog.py."""
+    return shlex.join([program, "-IS", HOG, *arguments])
+
+
+def named_python(directory: Path, name: str) -> str:
+    """An interpreter whose processes have this name from their exec on."""
+    link = directory / name
+    if not link.is_symlink():
+        link.symlink_to(PYTHON)
+    return str(link)
+
+
+def until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> float:
+    """Look again and again until it holds; the answer is how many seconds it took."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds, f"it never came that {what}"
+        select.select([], [], [], 0.002)
+    return time.monotonic() - began
+
+
+class PacedRun:
+    """One `slicemgr run` in a session of its own."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *command: str,
+        limit: str,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """In this directory, with its own memory of steps there."""
+        self._json = directory / "report.json"
+        self._json.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [*SLICEMGR, "run", *EMBEDDED, "--max", limit, "--json", str(self._json), *options, "--", *command],
+            cwd=directory,
+            env={**os.environ, "XDG_STATE_HOME": str(directory / "state"), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.told = ""
+        """What the command and slicemgr have said, after `end`."""
+
+    @property
+    def pid(self) -> int:
+        """slicemgr's own."""
+        return self.process.pid
+
+    def end(self) -> int:
+        """Wait for it. The status; negative: minus the signal that it has died by."""
+        out, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
+        self.told = out.decode(errors="replace")
+        return self.process.returncode
+
+    @property
+    def data(self) -> Any:
+        """What --json wrote."""
+        return json.loads(self._json.read_text())
+
+    def processes(self) -> dict[int, ProcStat]:
+        """All of its session but slicemgr itself, by pid; who has left that is not seen, as the guardian."""
+        found = procfs.processes()
+        return {pid: stat for pid, stat in found.items() if stat.session == self.pid != pid and stat.state not in "ZX"}
+
+    def named(self, name: str) -> dict[int, ProcStat]:
+        """Those of its processes."""
+        return {pid: stat for pid, stat in self.processes().items() if stat.comm == name.encode()}
+
+    def all_below(self) -> dict[int, ProcStat]:
+        """Its descendants, whatever session they are in."""
+        found = procfs.processes()
+        below = {self.pid}
+        while more := {pid for pid, stat in found.items() if stat.ppid in below} - below:
+            below |= more
+        return {pid: stat for pid, stat in found.items() if pid in below and pid != self.pid}
+
+    def standing(self) -> list[int]:
+        """The pids of those that are stopped."""
+        return [pid for pid, stat in self.processes().items() if stat.state == "T"]
+
+    def guardian(self) -> int:
+        """The pid of who outlives it."""
+        found = procfs.processes().items()
+        (pid,) = (pid for pid, stat in found if stat.ppid == self.pid and stat.comm == b"slicemgr-keeper")
+        return pid
+
+    def close(self) -> None:
+        """Nothing of it is left after this."""
+        self.process.kill()
+        while members := self.processes():  # Again: one may just have forked.
+            for pid in members:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
