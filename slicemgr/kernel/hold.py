@@ -39,7 +39,7 @@ class Stand(enum.Enum):
 
     GOES_ON = "it runs: it has not obeyed yet, or somebody has continued it"
     STOPPED = "stopped"
-    STOPPED_BY_OTHERS = "stopped, and somebody else has stopped it as well"
+    STOPPED_BY_OTHERS = "stopped, and somebody else has stopped it as well, whatever else waits"
     MUST_HEAR = "stopped, and a signal waits that is to end it"
     GONE = "it has ended"
 
@@ -56,15 +56,23 @@ class HeldProcess(ProvenProcess):
 
         Raises ProcessGoneError, also if it has left its cgroup since; NotPermittedError.
         """
-        if self._signals().state in "Tt":
+        state = self._signals().state
+        if state in "Tt":
             return False
+        if state in "ZX":
+            raise ProcessGoneError(self.identity.pid)
         self._prove_cgroup()
         self._signal(signal.SIGSTOP)
         return True
 
     def stop_again(self) -> None:
-        """After a SIGCONT for all (`fg`): stop it as before. Raises ProcessGoneError, NotPermittedError."""
-        self._signal(signal.SIGSTOP)
+        """After a SIGCONT for all (`fg`): stop it as before. Raises ProcessGoneError, NotPermittedError.
+
+        Who is in a group of its own (timeout(1)) has stood all the time: a second stop would stay pending there, and
+        look like somebody else's.
+        """
+        if self._signals().state not in "Tt":
+            self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT, unless somebody else has stopped it too. Raises ProcessGoneError, NotPermittedError."""
@@ -80,19 +88,27 @@ class HeldProcess(ProvenProcess):
         if signals.state not in "Tt":
             return Stand.GONE if signals.state in "ZX" else Stand.GOES_ON
         waiting = signals.pending & ~signals.blocked
-        if waiting & _ENDS:
-            return Stand.MUST_HEAR
-        return Stand.STOPPED_BY_OTHERS if waiting & _STOPS else Stand.STOPPED
+        if waiting & _STOPS:
+            return Stand.STOPPED_BY_OTHERS
+        return Stand.MUST_HEAR if waiting & _ENDS else Stand.STOPPED
 
     def _signals(self) -> formats.ProcSignals:
         """Of a kept file, 15 us instead of 40: it is asked of all that wait, four times a second."""
         try:
             if self._status is None:
-                self._status = os.open(f"/proc/{self.identity.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
-                self.check()  # The number was its own until now.
+                self._status = self._opened()
             return formats.parse_status_signals(os.pread(self._status, _LONGEST_STATUS, 0))
         except (FileNotFoundError, ProcessLookupError, FormatError) as error:
             raise ProcessGoneError(self.identity.pid) from error
+
+    def _opened(self) -> int:
+        status = os.open(f"/proc/{self.identity.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.check()  # The number was its own until now.
+        except BaseException:
+            os.close(status)
+            raise
+        return status
 
     def close(self) -> None:
         """Let go of its descriptors; it stands as it stood."""

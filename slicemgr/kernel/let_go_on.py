@@ -23,7 +23,7 @@ def let_go_on(held: Iterable[tuple[int, int]]) -> None:
     for pid, start_ticks in held:
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:
+        except (OSError, OverflowError):
             continue
         try:
             # The pidfd first: if its process still lives afterwards, the number was its own in between.
@@ -41,14 +41,16 @@ def _start_ticks(pid: int) -> int:
 
 
 def _has_other_stop(pid: int) -> bool:
-    """A stop signal for who is stopped already stays pending (kernel/signal.c)."""
-    pending, is_stopped = 0, False
+    """A stop signal for who is stopped already stays pending (kernel/signal.c). What it blocks has not stopped it."""
+    pending, blocked, is_stopped = 0, 0, False
     for line in _read(pid, "status").split(b"\n"):
         if line.startswith((b"SigPnd:", b"ShdPnd:")):
             pending |= int(line.split()[1], 16)
+        elif line.startswith(b"SigBlk:"):
+            blocked = int(line.split()[1], 16)
         elif line.startswith(b"State:"):
             is_stopped = line.split()[1] == b"T"
-    return is_stopped and bool(pending & _STOPS)
+    return is_stopped and bool(pending & ~blocked & _STOPS)
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -23,7 +23,7 @@ from slicemgr.model.step import Profile, Step, StepState
 from slicemgr.policy.expectation import STILL_SECONDS, Expectation, is_growing
 from slicemgr.policy.forecast import Forecast
 from slicemgr.policy.planning import LONGEST_WAIT_SECONDS, SEEN_AHEAD, due
-from slicemgr.policy.safety import can_all_end
+from slicemgr.policy.safety import can_all_end, has_not_begun
 
 PLANNED_SHARE: Final = 0.97
 """Of the budget for what is planned: a look comes late by some 20 ms, and a learnt peak is not the next one."""
@@ -64,13 +64,15 @@ def pace(
     budget_bytes: int,
     base_bytes: int,
     ceiling: int | None = None,
+    is_shared: bool = False,
 ) -> Pace:
     """Who stops and who goes on.
 
     `ended`: by kind, profiles of steps that have ended, the last ones last; `budget_bytes`: what can't be reclaimed
     has to stay below it; `base_bytes`: what is held by others than the steps: drivers, the kernel for them, other
     members. It is below 0 where the steps share memory that each of them counts. `ceiling`: so many run at once at
-    most, and one in any case.
+    most, and one in any case. `is_shared`: other builds hold some of what this one could have otherwise, and will give
+    it back; so if none of its steps has begun, not even one has to.
     """
     ordered = sorted(steps, key=lambda step: step.order)
     now = _Instant(ordered, Expectation(ordered, ended, budget_bytes), budget_bytes, base_bytes)
@@ -83,7 +85,7 @@ def pace(
         going = _going(now, running, _whose_turn(ordered, running))[: most - len(running)]
     if not stopped and not going:
         stopped, going = _exchanged(now, running)
-    if not running and not going and ordered:
+    if not running and not going and ordered and not (is_shared and has_not_begun(ordered)):
         going = [_best_alone(now)]
     return Pace(tuple(stopped), tuple(going), _lacking(now, [*running, *going]))
 

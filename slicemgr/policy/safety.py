@@ -9,7 +9,9 @@ all hold, and the next one when that has ended, and so on, somebody can always g
 Used alone it is slow: it lets all grow, and ends them one by one. As the last fence it costs next to nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from slicemgr.model.step import Step, StepState
 
 
 def can_all_end(steps: Iterable[tuple[float, float]], free_bytes: float) -> bool:
@@ -19,3 +21,8 @@ def can_all_end(steps: Iterable[tuple[float, float]], free_bytes: float) -> bool
             return False
         free_bytes += held
     return True
+
+
+def has_not_begun(steps: Sequence[Step]) -> bool:
+    """Whether all stand since their birth: they hold next to nothing, and nobody waits for what they hold."""
+    return all(step.state is StepState.NEW for step in steps)

@@ -101,11 +101,12 @@ class JobPacing:
         if not self._request.has_tokens:
             return
         from slicemgr.build.jobserver import Jobserver
-        from slicemgr.build.make_command import make_command
+        from slicemgr.build.make_command import make_command, takes_tokens
         from slicemgr.policy.tokens import FIRST_TOKENS
 
         made = make_command(self.command, self._environment)
-        if made is None:
+        path = self._environment.get("PATH", os.defpath)
+        if made is None or not takes_tokens(self.command[0], path):
             return
         try:
             self._jobserver = jobserver = Jobserver(made.ceiling)

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from slicemgr.model.step import Profile, Step, StepSignature, StepState
 from slicemgr.policy.expectation import Expectation
 from slicemgr.policy.pacing import Pace, is_at_risk, pace
+from slicemgr.policy.safety import has_not_begun
 from slicemgr.service.holding import Holding, Outliver
 from slicemgr.service.job_budget import Budget
 from slicemgr.service.live_step import LiveStep
@@ -49,6 +50,10 @@ ENDING_SECONDS: Final = 5.0
 
 SHORT_SECONDS: Final = 0.3
 """For so long it has to be true that not even one step fits, before something irreversible is done."""
+
+SHARED_SECONDS: Final = 30.0
+"""For so long a build that has not begun leaves its first step to what other builds give back. A step that is bigger
+than its fair share would wait for ever: then it begins, and the others see what they have left."""
 
 _KIN: Final = 64
 """So many that have ended last tell about others of their kind."""
@@ -220,14 +225,19 @@ class Pacer:
                     budget_bytes=budget.budget_bytes,
                     base_bytes=base_bytes,
                     ceiling=self._ceiling,
+                    is_shared=budget.is_shared and not self._has_waited_long(steps),
                 ),
                 budget,
                 now_seconds,
             )
             self._planned(self.steps, budget)
         turn = self._standstill.turn(self.steps.values(), now_seconds)
-        if turn is not None:
+        if turn is not None and not (budget.is_shared and has_not_begun(steps)):
             self._holding.let_go(turn, now_seconds)
+
+    @staticmethod
+    def _has_waited_long(steps: Sequence[Step]) -> bool:
+        return any(step.since_seconds > SHARED_SECONDS for step in steps)
 
     def _may_come_near(self, steps: Sequence[Step], budget: Budget, base_bytes: int) -> bool:
         """Whether those that run, and some more of their kind, might not fit all at once."""

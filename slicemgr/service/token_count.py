@@ -91,5 +91,5 @@ class TokenCount:
             name = os.fsdecode(stat.comm)
             if name in _KEEPERS:
                 return None
-            found.append(Holder(pid, stat.ppid, stat.threads, is_driver=is_driver(name) and name not in _MAKES))
+            found.append(Holder(pid, stat.ppid, stat.threads, is_make=name in _MAKES, is_driver=is_driver(name) and name not in _MAKES))
         return found

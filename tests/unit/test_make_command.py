@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicemgr.build.jobserver import Jobserver
-from slicemgr.build.make_command import UNLIMITED_PER_CORE, MakeCommand, make_command, with_jobserver
+from slicemgr.build.make_command import UNLIMITED_PER_CORE, MakeCommand, make_command, takes_tokens, with_jobserver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -332,3 +332,17 @@ def test_a_jobserver_is_put_in_once(makeflags: str) -> None:
     ours = " -j9 --jobserver-auth=70,71"
     assert once.count(ours) == 1
     assert make_command(["make"], {"MAKEFLAGS": once.replace(ours, " -j9", 1)}) == MakeCommand(("make",), 9)
+
+
+def test_only_a_make_that_knows_the_option_gets_tokens(tmp_path: Path) -> None:
+    """GNU make of this machine does; a script, another program, what is not there, and what may not be executed do not."""
+    own = os.environ["PATH"]
+    assert takes_tokens("make", own)
+    assert takes_tokens(shutil.which("make") or "", "")
+    for name, text, mode in (("make", "#!/bin/sh\nexec bmake\n", 0o755), ("gmake", "jobserver-auth", 0o644)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(mode)
+    # The first in the path counts, as for execvp(3).
+    assert not takes_tokens("make", f"{tmp_path}:{own}")
+    assert not takes_tokens("gmake", str(tmp_path))
+    assert not takes_tokens("make", "/nowhere")
