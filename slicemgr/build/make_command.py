@@ -256,7 +256,7 @@ class _Reading:
 
 
 def takes_tokens(command: str, search_path: str) -> bool:
-    """Whether the make behind this name knows --jobserver-auth, as GNU make does since 4.2: another one would refuse it.
+    """Whether the make behind this name knows --jobserver-auth, as GNU make does since 4.2: others would refuse it.
 
     Told by the word in its file: to read 250 kB takes 0.1 ms, and to ask it for its version 2 ms.
     """

@@ -91,5 +91,7 @@ class TokenCount:
             name = os.fsdecode(stat.comm)
             if name in _KEEPERS:
                 return None
-            found.append(Holder(pid, stat.ppid, stat.threads, is_make=name in _MAKES, is_driver=is_driver(name) and name not in _MAKES))
+            is_make = name in _MAKES
+            is_other = is_driver(name) and not is_make
+            found.append(Holder(pid, stat.ppid, stat.threads, is_make=is_make, is_driver=is_other))
         return found
