@@ -150,7 +150,10 @@ def without_steps(text: bytes, held: set[tuple[int, int]]) -> bytes:
     others = b""
     for line in lines:
         if line.startswith((_HELD, _NOT_HELD)):
-            pid, start_ticks = map(int, line[1:].split())
+            try:
+                pid, start_ticks = map(int, line[1:].split())
+            except ValueError:
+                continue  # Nothing that we say; and the others still have to go on.
             (held.add if line.startswith(_HELD) else held.discard)((pid, start_ticks))
         else:
             others += line + b"\n"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
@@ -17,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicemgr.service import guardian as guardian_module
-from slicemgr.service.guardian import Guardian, left_behind, since_last
+from slicemgr.service.guardian import Guardian, left_behind, since_last, without_steps
+from tests.service.waiting_child import WaitingChild, waiting_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,9 +53,9 @@ def mount(tmp_path: Path) -> Path:
 class Parent:
     """A python that has a guardian, and what its guardian holds open beside the pipe to it."""
 
-    def __init__(self, mount: Path, end: str, *told: str) -> None:
+    def __init__(self, mount: Path, *arguments: str, script: str = PARENT) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, str(mount), end, *told],
+            [sys.executable, "-c", script, str(mount), *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -260,3 +262,171 @@ def test_what_cant_be_lifted(mount: Path, path: str) -> None:
     guardian.watch([path], [path])
     guardian.lift()
     assert highs(mount) in {("100", "100"), ("max", "100")}
+
+
+def _said(pieces: Sequence[bytes]) -> tuple[bytes, set[tuple[int, int]]]:
+    """As the child hears it: what is left about cgroups, and who is held."""
+    text, held = b"", set[tuple[int, int]]()
+    for piece in pieces:
+        text = since_last(without_steps(text + piece, held))
+    return text, held
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "left"),
+    [
+        (b"", set(), b""),
+        (b"+1 2\n", {(1, 2)}, b""),
+        (b"+1 2\n+1 2\n", {(1, 2)}, b""),
+        (b"+1 2\n-1 2\n", set(), b""),
+        # Whoever has the number now is another one.
+        (b"+1 2\n-1 3\n", {(1, 2)}, b""),
+        (b"-1 2\n", set(), b""),
+        (b"-1 2\n+1 2\n", {(1, 2)}, b""),
+        (b"+1 2\n+3 4\n-1 2\n", {(3, 4)}, b""),
+        # Cut off: who was not told of in full was not stopped yet.
+        (b"+1 2\n+3 4", {(1, 2)}, b"+3 4"),
+        (b"+1 2\n-1 2", {(1, 2)}, b"-1 2"),
+        (b"+", set(), b"+"),
+        # Cgroups keep what was said of them.
+        (b"=\n/a\n+1 2\n/b\n", {(1, 2)}, b"=\n/a\n/b\n"),
+        (b"=\n/a+b\n/c-d\n", set(), b"=\n/a+b\n/c-d\n"),
+        (b"=\n!/a\n-1 2\n/tor", set(), b"=\n!/a\n/tor"),
+        # Nothing that is ever said.
+        (b"+\n+x y\n+1\n+1 2 3\n-\n+5 6\n", {(5, 6)}, b""),
+    ],
+)
+def test_who_is_said_to_be_held(text: bytes, held: set[tuple[int, int]], left: bytes) -> None:
+    """In one piece, and byte by byte."""
+    found: set[tuple[int, int]] = set()
+    assert (without_steps(text, found), found) == (left, held)
+    assert _said([text[at : at + 1] for at in range(len(text))]) == (since_last(left), held)
+
+
+_STEPS = st.tuples(st.sampled_from([b"+", b"-"]), st.integers(1, 3), st.integers(1, 2))
+_WATCHED = st.lists(st.sampled_from([b"/a", b"/b+1 2", b"!/c", b"/d-"]), max_size=3)
+
+
+@given(st.lists(_STEPS | _WATCHED), st.lists(st.integers(0, 200)))
+def test_steps_between_cgroups(told: list[tuple[bytes, int, int] | list[bytes]], cuts: list[int]) -> None:
+    """Whatever pieces a pipe makes of it: those are held that were said to be last, and the last list counts."""
+    held, last = set[tuple[int, int]](), list[bytes]()
+    for each in told:
+        if isinstance(each, list):
+            last = each
+        elif each[0] == b"+":
+            held.add(each[1:])
+        else:
+            held.discard(each[1:])
+    lines = [
+        b"".join(line + b"\n" for line in [b"=", *each]) if isinstance(each, list) else b"%s%d %d\n" % each
+        for each in told
+    ]
+    text = b"".join(lines)
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    left, found = _said([text[start:end] for start, end in itertools.pairwise(edges)])
+    assert found == held
+    assert left_behind(left) == (
+        [path for path in last if path[:1] != b"!"],
+        [path[1:] for path in last if path[:1] == b"!"],
+    )
+
+
+@given(st.lists(st.binary() | st.sampled_from([b"+", b"-", b"\n", b"1 2", b"="])))
+def test_anything_said_of_steps(pieces: list[bytes]) -> None:
+    """It is the one that has to resume them: it never ends by what it is told."""
+    _said(pieces)
+
+
+def test_what_is_said_of_steps_does_not_add_up() -> None:
+    """A build has thousands, each stopped some times."""
+    left, held = _said([b"=\n/a\n", *(b"+%d 1\n-%d 1\n" % (each, each) for each in range(1000))])
+    assert (left, held) == (b"=\n/a\n", set())
+
+
+HOLDER = """
+import sys
+from slicemgr.service.guardian import Guardian
+guardian = Guardian(mount=sys.argv[1])
+for told in sys.argv[2:]:
+    sign, _, rest = told.partition(" ")
+    if sign == "=":
+        guardian.watch(rest.split())
+    else:
+        {"+": guardian.hold, "-": guardian.let_go}[sign](*map(int, rest.split()))
+print(guardian.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def _killed_holder(mount: Path, *told: str) -> None:
+    """A python that tells its guardian this, and is SIGKILLed; back when the guardian has done what it does."""
+    holder = Parent(mount, *told, script=HOLDER)
+    with holder:
+        holder.process.kill()
+        holder.finish()
+
+
+def _name(child: WaitingChild) -> str:
+    return f"{child.pid} {child.identity.start_ticks}"
+
+
+@pytest.fixture
+def children() -> Iterator[list[WaitingChild]]:
+    """Three, and all are stopped."""
+    with waiting_child() as first, waiting_child() as second, waiting_child() as third:
+        for each in (first, second, third):
+            each.stop_by_somebody_else()
+        yield [first, second, third]
+
+
+def test_steps_go_on_after_its_parent_s_death(mount: Path, children: list[WaitingChild]) -> None:
+    """Exactly those that were held then; one that was let go, and has been stopped since, is somebody else's."""
+    first, second, third = children
+    _killed_holder(mount, f"+ {_name(first)}", f"+ {_name(second)}", f"- {_name(second)}", f"+ {_name(third)}")
+    assert [each.stands() for each in children] == [False, True, False]
+
+
+def test_steps_and_cgroups(mount: Path, children: list[WaitingChild]) -> None:
+    """In whatever order it was told of them."""
+    first, second, _ = children
+    _killed_holder(mount, f"+ {_name(first)}", "= /a.slice", f"+ {_name(second)}", f"- {_name(first)}", "= /b.slice")
+    assert [each.stands() for each in children] == [True, False, True]
+    assert highs(mount) == ("100", "max")
+
+
+def test_steps_that_somebody_else_has_stopped_too(mount: Path, children: list[WaitingChild]) -> None:
+    """They stand until that one lets them go on."""
+    first, second, _ = children
+    first.send(signal.SIGSTOP)
+    second.send(signal.SIGTSTP)
+    _killed_holder(mount, *(f"+ {_name(each)}" for each in children))
+    assert [each.stands() for each in children] == [True, True, False]
+    first.send(signal.SIGCONT)
+    first.answer()
+
+
+def test_numbers_that_were_given_out_again(mount: Path, children: list[WaitingChild]) -> None:
+    """Nobody is resumed whom its parent had not stopped."""
+    first, second, _ = children
+    second.be_gone()
+    _killed_holder(mount, f"+ {first.pid} {first.identity.start_ticks + 1}", f"+ {_name(second)}")
+    assert first.stands()
+
+
+def test_an_end_in_order_lets_them_go_too(mount: Path, children: list[WaitingChild]) -> None:
+    """Also those that the pacer has forgotten."""
+    guardian = Guardian(mount=str(mount))
+    assert guardian.hold(children[0].pid, children[0].identity.start_ticks)
+    guardian.lift()
+    assert [each.stands() for each in children] == [False, True, True]
+
+
+def test_killed_itself_it_says_so() -> None:
+    """Then nobody may be stopped any more."""
+    guardian = Guardian()
+    os.kill(guardian.pid, signal.SIGKILL)
+    os.waitpid(guardian.pid, 0)
+    assert not guardian.hold(1, 1)
+    guardian.let_go(1, 1)
+    guardian.lift()
