@@ -44,7 +44,7 @@ class Holding:
             step.enter(StepState.RUNNING, now_seconds)
             return False
         step.is_held = True
-        step.stood = False
+        _is_told(step, now_seconds)
         step.enter(state, now_seconds)
         return True
 
@@ -61,14 +61,13 @@ class Holding:
         if step.is_held:
             self._forget(step)
 
-    def hold_again(self, steps: Iterable[LiveStep]) -> None:
+    def hold_again(self, steps: Iterable[LiveStep], now_seconds: float) -> None:
         """Of these, stop those that we held until now: all were continued by `fg`."""
         for step in steps:
             if step.is_held:
-                try:
+                with contextlib.suppress(KernelError):  # It has ended.
                     step.process.stop_again()
-                except KernelError:
-                    continue
+                _is_told(step, now_seconds)
 
     def look(self, steps: Iterable[LiveStep], now_seconds: float) -> None:
         """Whether somebody wants those that stand to end, has continued them, or has stopped them too."""
@@ -82,14 +81,13 @@ class Holding:
                 step.may_wait = False
                 self.let_go(step, now_seconds)
             elif stand is Stand.STOPPED_BY_OTHERS:
-                # Not ours any more: who has stopped it as well has to resume it.
-                step.may_wait = False
+                # Not ours any more: who has stopped it as well has to resume it. (After ^Z that is `fg`.)
                 self._forget(step)
                 step.enter(StepState.RUNNING, now_seconds)
-            elif stand is Stand.GOES_ON and (step.stood or step.since_seconds(now_seconds) > OBEY_SECONDS):
-                # Somebody has continued it; it may be stopped again like any other.
-                self._forget(step)
-                step.enter(StepState.RUNNING, now_seconds)
+            elif stand is Stand.GOES_ON and (step.stood or now_seconds - step.told_seconds > OBEY_SECONDS):
+                # Somebody has continued it; it may be stopped again like any other. Or it sleeps where no signal
+                # reaches it, on a dead file server: it must not stop when nobody holds it any more.
+                self.let_go(step, now_seconds)
 
     def _forget(self, step: LiveStep) -> None:
         step.is_held = False
@@ -97,8 +95,14 @@ class Holding:
             self._outliver.let_go(step.identity.pid, step.identity.start_ticks)
 
 
+def _is_told(step: LiveStep, now_seconds: float) -> None:
+    """To stop, just now: it goes on until it obeys."""
+    step.stood = False
+    step.told_seconds = now_seconds
+
+
 def _is_stopped(step: LiveStep) -> bool:
     try:
         return step.process.stop()
-    except KernelError:
+    except (KernelError, OSError):  # It has ended, is none of ours, or no descriptor is to be had.
         return False

@@ -50,6 +50,8 @@ class LiveStep:
         """See Step.alone."""
         self.stood = False
         """Since we have stopped it, it was seen to stand."""
+        self.told_seconds = now_seconds
+        """When it was told to stop."""
         self.cpu_ticks = -1
         """Its CPU time at the last question; -1 before."""
         self.turns = 0

@@ -154,7 +154,7 @@ class Pacer:
             self._ending_until = now_seconds + ENDING_SECONDS
         if self._is_to_hold_again:
             self._is_to_hold_again = False
-            self._holding.hold_again(self.steps.values())
+            self._holding.hold_again(self.steps.values(), now_seconds)
         if begun or ended or now_seconds >= self._measure_due:
             self._decide(now_seconds, has_changed=bool(begun or ended))
         return NEAR_SECONDS if self._is_near else FAR_SECONDS
