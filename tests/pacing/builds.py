@@ -172,6 +172,16 @@ def roomy(seed: int = 1) -> Build:
     return Build(f"roomy-{seed}", tuple(works), 20 * GIB)
 
 
+def laptop(seed: int = 1) -> Build:
+    """`make -j8` of small compilers under 4 GiB: it always fits, and guesses of a sixth of that do not."""
+    random = Random(seed)
+    works = [
+        rising("cc1plus", 5 * MB, random.uniform(50, 150) * MB, random.uniform(60, 200) * MB, random.uniform(0.3, 1.5))
+        for _ in range(80)
+    ]
+    return Build(f"laptop-{seed}", tuple(works), 4 * GIB, jobs=8)
+
+
 def contended(seed: int = 1) -> Build:
     """Mixed steps on four cores."""
     random = Random(seed)
@@ -182,7 +192,9 @@ def contended(seed: int = 1) -> Build:
     return Build(f"four-cores-{seed}", tuple(works), 700 * MB, jobs=12, cores=4)
 
 
-SYNTHETIC = {each.__name__: each for each in (equal, issue, quick, mixed, fast, linkers, giant, contended, roomy)}
+SYNTHETIC = {
+    each.__name__: each for each in (equal, issue, quick, mixed, fast, linkers, giant, contended, roomy, laptop)
+}
 
 
 @cache

@@ -157,13 +157,13 @@ class Banker(_Admission):
         want: list[int] = []
         for live in look.steps:
             before = grown[live.order]
-            grown[live.order] = min(self._peak(live), before + max(live.growth, 60e6) * 3 * LOOK_SECONDS)
+            grown[live.order] = min(self._peak(live), before + max(live.growth, 200e6) * 3 * LOOK_SECONDS)
             if self._is_safe(look, grown):
                 want.append(live.order)
             else:
                 grown[live.order] = before
         if not want and look.steps:
-            want = [look.steps[0].order]
+            want = [min(look.steps, key=lambda live: (self._peak(live) - live.held, live.order)).order]
         return _towards(look.steps, want)
 
     def _is_safe(self, look: Look, grown: Mapping[int, float]) -> bool:
