@@ -74,15 +74,16 @@ class Told:
 
 
 class Job:
-    """`slicemgr run` in the background."""
+    """`slicemgr run` in the background: without pacing, which would leave a guard nothing to do, unless it is wanted."""
 
     begun: ClassVar[list[Job]] = []
     """Those that nobody has waited for: a test that fails on the way leaves one."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, pacing: bool = False) -> None:
         self._json = folder / f"report-{time.monotonic_ns()}.json"
+        options = ["--json", str(self._json), *([] if pacing else ["--no-pacing"])]
         self.process = subprocess.Popen(
-            ["slicemgr", "run", "--json", str(self._json), *arguments],
+            ["slicemgr", "run", *options, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -92,8 +93,8 @@ class Job:
 
     def end(self, seconds: float = 90.0) -> Told:
         """Close its stdin, and wait for its end."""
-        self.begun.remove(self)
         stdout, stderr = self.process.communicate(timeout=seconds)
+        self.begun.remove(self)
         sys.stderr.write(stderr)
         assert self._json.exists(), stderr
         told = Told(self.process.returncode, stdout, stderr, json.loads(self._json.read_text()))
@@ -106,7 +107,8 @@ def end_begun_jobs() -> None:
     while Job.begun:
         process = Job.begun.pop().process
         process.terminate()
-        process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=30)
+        sys.stderr.write(stderr)
 
 
 def run_job(folder: Path, *arguments: str) -> Told:

@@ -30,10 +30,10 @@ def growing(size: str, *options: str) -> list[str]:
 
 
 def slicemgr_run(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], Any]:
-    """Run it by the name that a person types; what it told, and its JSON."""
+    """Run it by the name that a person types, without pacing: these are about the guard. What it told, and its JSON."""
     file = folder / "report.json"
     done = subprocess.run(
-        ["slicemgr", "run", "--backend", "embedded", "--json", str(file), *arguments],
+        ["slicemgr", "run", "--backend", "embedded", "--no-pacing", "--json", str(file), *arguments],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -62,7 +62,7 @@ def test_a_build_loses_steps_and_nobody_else_dies(hog: Callable[..., Hog], tmp_p
 
 def test_the_kernel_was_not_needed(systemd: Systemd, tmp_path: Path) -> None:
     """slicemgr is there before the kernel's own limit a little above: no oom_kill in the cgroup's memory.events."""
-    inside = f"slicemgr run --backend embedded --max 80M -- {' '.join(growing('140M'))}; echo $?; cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.events"
+    inside = f"slicemgr run --backend embedded --no-pacing --max 80M -- {' '.join(growing('140M'))}; echo $?; cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.events"
     told = systemd.run_scope("sh", "-c", inside, MemoryMax="200M").split()
     assert told[0] == str(128 + signal.SIGKILL)
     assert told[told.index("oom_kill") + 1] == "0"
@@ -105,7 +105,7 @@ def test_a_limit_on_swap(systemd: Systemd, tmp_path: Path) -> None:
     systemd.run_scope(
         "sh",
         "-c",
-        f"slicemgr run --backend embedded --max max --swap-max 40M --json {file} -- {' '.join(growing('200M'))}; true",
+        f"slicemgr run --backend embedded --no-pacing --max max --swap-max 40M --json {file} -- {' '.join(growing('200M'))}; true",
         MemoryMax="60M",
     )
     (kill,) = json.loads(file.read_text())["kills"]
