@@ -15,32 +15,23 @@ grows into what the others need to end (policy/safety.py).
 All is pure: times are lengths, and the answer depends on nothing but the arguments.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.model.step import Profile, Step, StepState
 from slicemgr.policy.expectation import STILL_SECONDS, Expectation, is_growing
-from slicemgr.policy.forecast import Forecast
+from slicemgr.policy.instant import HARD_SHARE, PLANNED_SHARE, REACTION_SECONDS, Instant
 from slicemgr.policy.planning import LONGEST_WAIT_SECONDS, SEEN_AHEAD, due
-from slicemgr.policy.safety import can_all_end, has_not_begun
-
-PLANNED_SHARE: Final = 0.97
-"""Of the budget for what is planned: a look comes late by some 20 ms, and a learnt peak is not the next one."""
-
-HARD_SHARE: Final = 0.99
-"""Of the budget where running steps are stopped."""
+from slicemgr.policy.safety import has_not_begun
 
 AHEAD_SECONDS: Final = 0.15
 """How far ahead the running ones have to fit. With 1 s more were stopped that had not needed it: a cold build of fast
 steps took 1.11 of the best -jN, and not 1.00."""
 
-REACTION_SECONDS: Final = 0.15
-"""What may go by between the moment at which a step ought to stand and that at which it does: a look each 20 ms, the
-signal, and the step's own core. With 0.3 s the simulated builds stopped more (known fast ones 28 times, not 8)."""
-
-BEGIN_SHARE: Final = 0.03
-"""Of the budget, what a step takes before it can be stopped again."""
+STANDS_SECONDS: Final = 0.1
+"""Who has not grown for so long does not lack anything now. Without it a step at its peak, with 2 MB left of 178, was
+taken to lack 12 MB until its growth was forgotten, and another one was killed for it (3 of 8 builds by `sh` here)."""
 
 SHORTEST_WAIT_SECONDS: Final = 0.1
 SHORTEST_RUN_SECONDS: Final = 0.3
@@ -75,7 +66,7 @@ def pace(
     it back; so if none of its steps has begun, not even one has to.
     """
     ordered = sorted(steps, key=lambda step: step.order)
-    now = _Instant(ordered, Expectation(ordered, ended, budget_bytes), budget_bytes, base_bytes)
+    now = Instant(ordered, Expectation(ordered, ended, budget_bytes), budget_bytes, base_bytes)
     running = {step.order: step for step in ordered if step.state is StepState.RUNNING}
     most = len(ordered) if ceiling is None else max(1, ceiling)
     stopped = _stopped(now, running)
@@ -100,57 +91,12 @@ def is_at_risk(steps: Sequence[Step], *, budget_bytes: int, base_bytes: int) -> 
     return ahead > budget_bytes * HARD_SHARE
 
 
-class _Instant:
-    """What all of it is decided from."""
-
-    def __init__(self, steps: Sequence[Step], expected: Expectation, budget_bytes: int, base_bytes: int) -> None:
-        self.steps = steps
-        """By age."""
-        self.expected = expected
-        self.budget_bytes = budget_bytes
-        self.base_bytes = base_bytes
-        self.usage_bytes = base_bytes + sum(step.held_bytes for step in steps)
-        """Of all together."""
-        self.most_bytes = {step.order: expected.most_bytes(step) for step in steps}
-        """What each may come to hold."""
-
-    @property
-    def is_far(self) -> bool:
-        """Whether all fit beside each other, whatever they do."""
-        return self.base_bytes + sum(self.most_bytes.values()) <= self.budget_bytes * PLANNED_SHARE
-
-    def forecast(self, running: Mapping[int, Step]) -> Forecast:
-        """If these run on, and nobody else does."""
-        held = self.base_bytes + sum(step.held_bytes for step in self.steps if step.order not in running)
-        return Forecast(float(held), [self.expected.curve_of(step) for step in running.values()])
-
-    def is_safe(self, running: Iterable[Step], beginning: Iterable[Step] = ()) -> bool:
-        """Whether all that have begun can still end, if these run on, and those begin, for as long as it takes to
-        stop them again."""
-        ahead = {step.order: step.growth_bytes_per_second * REACTION_SECONDS for step in running}
-        for step in beginning:
-            ahead[step.order] = self.budget_bytes * BEGIN_SHARE
-        free = self.budget_bytes * HARD_SHARE - self.usage_bytes
-        holds: list[tuple[float, float]] = []
-        for step in self.steps:
-            more = ahead.get(step.order)
-            if more is None:
-                if step.state is StepState.NEW:
-                    continue  # It can wait until all others are done.
-                more = 0.0
-            need = max(0.0, self.most_bytes[step.order] - step.held_bytes)
-            more = min(more, need)
-            free -= more
-            holds.append((need - more, step.held_bytes + more))
-        return can_all_end(holds, free)
-
-
 def _keeper(running: Mapping[int, Step]) -> Step | None:
     """Who goes on in any case: who came to run alone, else the oldest."""
     return min(running.values(), key=lambda step: (not step.alone, step.order), default=None)
 
 
-def _stopped(now: _Instant, running: dict[int, Step]) -> list[int]:
+def _stopped(now: Instant, running: dict[int, Step]) -> list[int]:
     """The newest that grow first; the oldest only if another one runs that has its peak behind it. They are taken out
     of `running`."""
     limit = now.budget_bytes * HARD_SHARE
@@ -158,11 +104,16 @@ def _stopped(now: _Instant, running: dict[int, Step]) -> list[int]:
     keeper = _keeper(running)
     if keeper is None:
         return stopped
+    if not keeper.alone and now.need(keeper) > limit - now.usage_bytes:
+        # It can't end now, and somebody has to.
+        keeper = min(running.values(), key=lambda step: (now.need(step), step.order))
     is_above = now.usage_bytes > limit
     while len(running) > 1 and now.forecast(running).highest(AHEAD_SECONDS) > limit:
         growing = [step for step in running.values() if step.may_wait and _may_grow(step)]
-        if not is_above and (rested := [step for step in growing if step.since_seconds >= SHORTEST_RUN_SECONDS]):
-            growing = rested
+        if not is_above:
+            # But not if only the oldest has: it would be stopped for one that has just begun.
+            rested = [step for step in growing if step.since_seconds >= SHORTEST_RUN_SECONDS and step is not keeper]
+            growing = rested or growing
         if not growing:
             break
         largest = max(running.values(), key=lambda step: (step.held_bytes, -step.order))
@@ -174,7 +125,7 @@ def _stopped(now: _Instant, running: dict[int, Step]) -> list[int]:
         stopped.append(newest.order)
     # And nobody grows into what the others need to end.
     growing = [step for step in running.values() if step.may_wait and is_growing(step)]
-    first = min(running.values(), key=lambda step: (now.most_bytes[step.order] - step.held_bytes, step.order))
+    first = min(running.values(), key=lambda step: (now.need(step), step.order))
     while growing and len(running) > 1 and not now.is_safe(running.values()):
         newest = growing.pop()
         if newest is not first:
@@ -183,7 +134,7 @@ def _stopped(now: _Instant, running: dict[int, Step]) -> list[int]:
     return stopped
 
 
-def _exchanged(now: _Instant, running: dict[int, Step]) -> tuple[list[int], list[int]]:
+def _exchanged(now: Instant, running: dict[int, Step]) -> tuple[list[int], list[int]]:
     """If only one runs, and does not fit any more: it waits, and the one goes on that lacks least to its end, if it
     fits. (Who is stopped never takes any more, so this goes one way: nobody is exchanged for who needs more.)"""
     if len(running) != 1:
@@ -235,7 +186,7 @@ def _whose_turn(steps: Sequence[Step], running: Mapping[int, Step]) -> list[Step
     return [] if running else [alone]
 
 
-def _going(now: _Instant, running: Mapping[int, Step], turn: Sequence[Step]) -> list[int]:
+def _going(now: Instant, running: Mapping[int, Step], turn: Sequence[Step]) -> list[int]:
     """Those of the best plan whose time has come."""
     holds_back = any(step.state is StepState.WAITING for step in now.steps)
     # New ones of unknown size take nothing while others stand still for lack of memory.
@@ -258,23 +209,22 @@ def _going(now: _Instant, running: Mapping[int, Step], turn: Sequence[Step]) -> 
     return _let_go(now, running, ready) if ready else []
 
 
-def _let_go(now: _Instant, running: Mapping[int, Step], ready: Sequence[Step]) -> list[int]:
+def _let_go(now: Instant, running: Mapping[int, Step], ready: Sequence[Step]) -> list[int]:
     """Those who are due, as far as an oldest of unknown size keeps its room and a cold build begins slowly."""
     together, spacing = now.expected.slow_start()
     going: list[Step] = []
-    youngest = min((step.since_seconds for step in running.values()), default=spacing)
+    youngest = min((step.since_seconds for step in running.values()), default=0.0)
     for step in ready:
         if (running or going) and not now.is_safe(running.values(), [*going, step]):
             continue
-        if now.expected.is_first_of_kind(step) and len(running) + len(going) >= together:
-            if youngest < spacing:
-                continue
-            youngest = 0.0
+        if now.expected.is_first_of_kind(step) and len(running) + len(going) >= together and youngest < spacing:
+            continue
+        youngest = 0.0
         going.append(step)
     return [step.order for step in going]
 
 
-def _best_alone(now: _Instant) -> int:
+def _best_alone(now: Instant) -> int:
     """Nobody runs: the oldest that can end beside what the others hold; if none can, the one that lacks least. Who is
     to run alone comes after those that have begun."""
     turn = _whose_turn(now.steps, {})
@@ -284,13 +234,15 @@ def _best_alone(now: _Instant) -> int:
     )[1]
 
 
-def _lacking(now: _Instant, running: Sequence[int]) -> int:
+def _lacking(now: Instant, running: Sequence[int]) -> int:
     """What the only one that runs lacks until its end, once it lacks any at all within the next moment."""
     if len(running) != 1:
         return 0
     step = next(step for step in now.steps if step.order == running[0])
-    more = max(0.0, now.most_bytes[step.order] - step.held_bytes)
-    soon = min(more, step.growth_bytes_per_second * REACTION_SECONDS)
+    more = now.need(step)
+    # Growth is measured over half a second, and what comes of this is a kill: it has to grow at this very moment.
+    growth = step.growth_bytes_per_second if step.still_seconds < STANDS_SECONDS else 0.0
+    soon = min(more, growth * REACTION_SECONDS)
     free = now.budget_bytes - now.usage_bytes
     if soon <= free:
         return 0
