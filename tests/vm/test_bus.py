@@ -26,7 +26,7 @@ NAME, ROOT = "org.slicemgr1", "/org/slicemgr1"
 MANAGER = f"{NAME}.Manager"
 BUILD = f"{ROOT}/slices/build_2eslice"
 BUILD_400M = '[slice.build]\nmemory_max = "400M"\n'
-JOB_100M = ("slicemgr", "run", "--max", "100M", "--")
+JOB_100M = ("slicemgr", "run", "--no-pacing", "--max", "100M", "--")
 
 
 def busctl(*arguments: str, uid: int | None = None) -> subprocess.CompletedProcess[str]:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 OTHER = 1001
 # One mapping of all memory and swap is refused: vm.overcommit_memory=0 looks at the machine's totals.
-UNLIMITED = ("slicemgr", "run", "--max", "max", "--")
-JOB_100M = ("slicemgr", "run", "--max", "100M", "--")
+UNLIMITED = ("slicemgr", "run", "--no-pacing", "--max", "max", "--")
+JOB_100M = ("slicemgr", "run", "--no-pacing", "--max", "100M", "--")
 
 
 def meminfo_bytes(row: str) -> int:
