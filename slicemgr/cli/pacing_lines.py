@@ -7,7 +7,7 @@ from slicemgr.service.pacing_tally import FatStep, PacingSummary
 
 
 def pacing_in_words(summary: PacingSummary) -> str:
-    """`14 steps waited, 92 s in all`, and who was fattest; empty if nobody waited."""
+    """`14 steps waited, 1 min 32 s in all`; empty if nobody waited."""
     if not summary.waited:
         return ""
     steps = "1 step waited" if summary.waited == 1 else f"{summary.waited} steps waited"
@@ -28,6 +28,7 @@ def pacing_as_data(summary: PacingSummary) -> dict[str, object]:
         "waited": summary.waited,
         "waited_seconds": round(summary.waited_seconds, 3),
         "stops": summary.stops,
+        "most_running": summary.most_running,
         "peak_bytes": summary.peak_bytes,
         "budget_bytes": summary.budget_bytes,
         "cpu_seconds": round(summary.cpu_seconds, 3),

@@ -93,7 +93,7 @@ def _story(record: Record) -> str:
             none = "nothing in it could be killed" + (f": {spared}" if spared else "")
             return f"killed nobody{_whose(record)}: {_why(report.shortage)}, and {none}"
         case PacingFailedReport():
-            return f"its steps were not paced, or not as well: {printable(report.error)}"
+            return f"steps were not paced, or not as well{_whose(record)}: {printable(report.error)}"
         case GuardFailedReport():
             return f"the guard failed{_whose(record)}: {printable(report.error)}"
         case HighReport():
@@ -109,7 +109,8 @@ def _kill(report: KillReport, record: Record) -> str:
         parts.append(_brought(report))
     else:
         parts.append(_NOT_ENDED[report.outcome])
-    parts.append(_next(report.runners_up) if not report.was_alone else "it was alone")
+    if report.shortage.evidence is not Evidence.ALONE:  # Then the others wait, and are in nobody's way.
+        parts.append(_next(report.runners_up) if not report.was_alone else "it was alone")
     if report.command_line:
         parts.append(f"it ran: {printable_command(report.command_line)}")
     return "; ".join(parts)

@@ -16,6 +16,7 @@ from slicemgr.kernel.procfs import PAGE_BYTES
 from slicemgr.model.decision import Evidence, Resource, Shortage
 from slicemgr.model.quantity import format_duration, format_size
 from slicemgr.model.slice import VictimRule
+from slicemgr.policy.limits import high_below
 from slicemgr.service.report import (
     GuardFailedReport,
     HighReport,
@@ -44,6 +45,9 @@ _OPTIONS: Final[Mapping[Resource, str]] = {
     Resource.HIGH: "--high",
     Resource.MACHINE: "MemAvailable",
 }
+
+_OF_PACING: Final = frozenset({Evidence.NO_STEP_FITS, Evidence.ALONE})
+"""Found by the pacer, whose limit is the job's budget (service/job_budget.py)."""
 
 
 def line(report: Report, run: RunReport) -> str:
@@ -147,6 +151,7 @@ def as_data(run: RunReport, job: JobReport) -> Data:
         "high_episodes": sum(isinstance(event, HighReport) for event in run.events),
         "without_victim": sum(isinstance(event, NoVictimReport) for event in run.events),
         "guard_failures": [event.error for event in run.events if isinstance(event, GuardFailedReport)],
+        "pacing_failures": [event.error for event in run.events if isinstance(event, PacingFailedReport)],
         "left_running": [_process_as_data(process) for process in job.left_running],
     }
 
@@ -168,7 +173,9 @@ def _kill_line(kill: KillReport, run: RunReport) -> str:
         killed = "killed the whole job of"
     else:
         killed = "ended (SIGTERM first)" if kill.asked_to_end else "killed"
-    if kill.was_alone:
+    if kill.shortage.evidence is Evidence.ALONE:
+        after = _more_for_one(kill.shortage, run)
+    elif kill.was_alone:
         after = "it was alone"
         if _is_own(kill.cgroup, run) and kill.shortage.resource is not Resource.MACHINE:
             option = _limit(kill.shortage.resource, run)
@@ -189,8 +196,13 @@ def _why(shortage: Shortage, cgroup: str, run: RunReport, verb: str) -> str:
     if shortage.resource is Resource.MACHINE:
         return f"the machine had {format_size(usage)} available, of at least {format_size(limit)}"
     name = _limit(shortage.resource, run) if _is_own(cgroup, run) else shortage.resource.value
-    # In a cgroup the kernel lets nobody above max: who stands still there is a little below.
-    how = above(usage, limit, name) if usage > limit else f"{format_size(usage)} of {name} {format_size(limit)}"
+    if shortage.evidence in _OF_PACING and limit != run.spec.max:
+        # What pacing has to keep below is often less: of memory.high, of the slice, of the machine.
+        how = f"{format_size(usage)} of the {format_size(limit)} that it may hold"
+    elif usage > limit:
+        how = above(usage, limit, name)
+    else:  # In a cgroup the kernel lets nobody above max: who stands still there is a little below.
+        how = f"{format_size(usage)} of {name} {format_size(limit)}"
     text = f"{_holder(cgroup, run)} {verb} {how}"
     if shortage.evidence is not Evidence.PASSED:
         text += f", and {shortage.evidence.value}"
@@ -219,6 +231,14 @@ def _enough_for(usage_bytes: int) -> int:
     """A round limit above this usage: half as much again, in whole 8 MiB."""
     step = 8 << 20
     return -(-usage_bytes * 3 // 2 // step) * step
+
+
+def _more_for_one(shortage: Shortage, run: RunReport) -> str:
+    """What to try for a step that needs more than there is for the whole job."""
+    asked, limit = run.spec.max, shortage.limit_bytes
+    if type(asked) is int and limit < high_below(asked):
+        return "there is less for the job than its --max: try again with less else running"
+    return f"try --max {format_size(_enough_for(max(shortage.usage_bytes, limit)))} or more"
 
 
 def _who(process: ProcessSample) -> str:

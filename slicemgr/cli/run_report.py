@@ -11,6 +11,7 @@ import os
 import time
 
 from slicemgr.cli.printable import printable, say
+from slicemgr.kernel.signals import signal
 from slicemgr.model.quantity import format_duration, format_size
 
 TYPE_CHECKING = False
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from slicemgr.placement.backend import JobHandle
     from slicemgr.service.job_report import JobReport
     from slicemgr.service.report import Report
+
+
+_ENDS_A_BUILD = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class RunReport:
@@ -82,7 +86,9 @@ class RunReport:
         of memory.
         """
         events, self._retried = self.events[self._retried :], len(self.events)
-        if not job.exit_code or not events:
+        # A ^C on the terminal that is lent to the command reaches it alone, and then a shell tells it so.
+        by_a_person = job.was_told_to_end or (job.exit_code or 0) - 128 in _ENDS_A_BUILD
+        if not job.exit_code or not events or by_a_person:
             return None
         from slicemgr.cli.run_lines import has_killed
 
@@ -148,9 +154,9 @@ def above(usage_bytes: int, limit_bytes: int, limit: str) -> str:
 
 def signal_name(number: int) -> str:
     """`SIGTERM`; `signal 35` for one without a name."""
-    import signal
+    from signal import Signals
 
     try:
-        return signal.Signals(number).name
+        return Signals(number).name
     except ValueError:
         return f"signal {number}"

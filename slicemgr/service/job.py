@@ -195,6 +195,7 @@ class Job:
         job = JobReport(self._handle, self._limits, status)
         job.elapsed_seconds = self._elapsed()
         job.pacing = self._pacing.finish()
+        job.was_told_to_end = self._pacing.was_told_to_end
         return job
 
     def _completed(self, job: JobReport, members: Callable[[], Iterable[int]]) -> JobReport:

@@ -53,6 +53,8 @@ class JobPacing:
         """What the command gets into its environment."""
         self.allowance: int | None = None
         """What the daemon lets it hold, as it said last. From any thread."""
+        self.was_told_to_end = False
+        """By a signal that came to us: what comes after it is no fault of the command's."""
         self.need: Callable[[int, int, bool], None] = lambda held, wanted, waits: None
         """Tells the daemon."""
         self._request = request
@@ -181,6 +183,8 @@ class JobPacing:
         settings = settings_for(self._environment, self._request.never_hold)
         if not settings.enabled:
             job = job.without_holding()
+            if self._jobserver is not None:  # Nobody counts its tokens: make has as many as it was asked for.
+                self._jobserver.allow(self._jobserver.ceiling)
         return JobPacer(
             job,
             settings,
@@ -225,13 +229,14 @@ class JobPacing:
 
     def _heard(self, number: int) -> None:
         """This signal goes to the command's group; for SIGCONT, it has just gone there."""
-        if self._thread is not None:
-            from slicemgr.kernel.signals import signal
+        from slicemgr.kernel.signals import signal
 
-            if number == signal.SIGCONT:
-                self._thread.hold_again()
-            elif number in {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP}:
+        if number in {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP}:
+            self.was_told_to_end = True
+            if self._thread is not None:
                 self._thread.end_soon()
+        elif number == signal.SIGCONT and self._thread is not None:
+            self._thread.hold_again()
 
     def finish(self) -> PacingSummary | None:
         """The command has ended, or was not run: everybody goes on, and what was made for it goes. Also twice."""

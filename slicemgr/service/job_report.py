@@ -31,6 +31,7 @@ class JobReport:
         "passed_over",
         "peak_bytes",
         "unit",
+        "was_told_to_end",
         "watched_by",
         "watching_cpu_seconds",
     )
@@ -51,6 +52,8 @@ class JobReport:
         self.exit_code = code if code >= 0 else None
         """None if a signal ended the command."""
         self.exit_signal = -code if code < 0 else None
+        self.was_told_to_end = False
+        """A signal that ends a build has come to slicemgr: a person wants no more of it."""
         self.elapsed_seconds = 0.0
         self.peak_bytes = 0
         """0 if nobody has seen it."""

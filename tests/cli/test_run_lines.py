@@ -18,6 +18,7 @@ from slicemgr.service.report import (
     KillOutcome,
     KillReport,
     NoVictimReport,
+    PacingFailedReport,
     Report,
 )
 from tests.unit.samples import MIB, process
@@ -82,6 +83,50 @@ LINES: list[tuple[Report, RunReport, str]] = [
         kill(PASSED, rule=VictimRule.WHOLE_JOB, runners_up=()),
         run(),
         f"killed the whole job of {VICTIM}: the job held 1.0G, 10.0M above --max 1.0G; nothing else in it can be killed",
+    ),
+    (
+        kill(Shortage(Resource.MEMORY, 900 * MIB, GIB, Evidence.NO_STEP_FITS), cgroup=""),
+        run("", max=GIB),
+        f"killed {VICTIM}: the job held 900.0M of --max 1.0G, and not even one step fits beside what those that wait hold{NEXT}",
+    ),
+    (
+        kill(Shortage(Resource.MEMORY, 900 * MIB, 960 * MIB, Evidence.NO_STEP_FITS)),
+        run(max=GIB),
+        f"killed {VICTIM}: the job held 900.0M of the 960.0M that it may hold, and not even one step fits beside what those that wait hold{NEXT}",
+    ),
+    (
+        kill(Shortage(Resource.MEMORY, GIB, GIB, Evidence.ALONE), cgroup="", was_alone=True),
+        run("", max=GIB),
+        f"killed {VICTIM}: the job held 1.0G of --max 1.0G, and it does not fit even alone; try --max 1.5G or more",
+    ),
+    (
+        kill(Shortage(Resource.MEMORY, 600 * MIB, 960 * MIB, Evidence.ALONE), was_alone=True, command_line=("ld", "x")),
+        run(max=GIB),
+        (
+            f"killed {VICTIM}: the job held 600.0M of the 960.0M that it may hold, and it does not fit even alone; "
+            "try --max 1.4G or more; it ran: ld x"
+        ),
+    ),
+    (
+        kill(Shortage(Resource.MEMORY, 610 * MIB, 600 * MIB, Evidence.ALONE), was_alone=True),
+        run(max=GIB),
+        (
+            f"killed {VICTIM}: the job held 610.0M of the 600.0M that it may hold, and it does not fit even alone; "
+            "there is less for the job than its --max: try again with less else running"
+        ),
+    ),
+    (
+        kill(Shortage(Resource.MEMORY, 610 * MIB, 600 * MIB, Evidence.ALONE), was_alone=True),
+        run(),
+        (
+            f"killed {VICTIM}: the job held 610.0M of the 600.0M that it may hold, and it does not fit even alone; "
+            "try --max 920.0M or more"
+        ),
+    ),
+    (
+        PacingFailedReport("can't write '/x\x1b': No space left on device; try df"),
+        run(),
+        "pacing: can't write '/x\\x1b': No space left on device; try df",
     ),
     (
         kill(PASSED, outcome=KillOutcome.NOT_PERMITTED),

@@ -19,6 +19,7 @@ from slicemgr.service.report import (
     KernelKillReport,
     KillOutcome,
     NoVictimReport,
+    PacingFailedReport,
     Report,
     SignalRefusedReport,
 )
@@ -48,6 +49,7 @@ OWN, ABOVE = AtLimit(SHORTAGE, is_own=True), AtLimit(SHORTAGE, is_own=False)
         (a_kill(outcome=KillOutcome.ASKED), None),
         (a_kill(outcome=KillOutcome.REFUSED), None),
         (GuardFailedReport("OSError"), None),
+        (PacingFailedReport("OSError; try it"), None),
         (SignalRefusedReport(15), None),
     ],
 )  # fmt: skip

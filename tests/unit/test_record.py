@@ -34,6 +34,7 @@ from slicemgr.service.report import (
     KillOutcome,
     KillReport,
     NoVictimReport,
+    PacingFailedReport,
     Report,
     SignalRefusedReport,
 )
@@ -84,6 +85,7 @@ REPORTS: st.SearchStrategy[Report] = st.one_of(
     st.builds(KernelKillReport, SECONDS, NAMES, SIZES, tuples_of(st.tuples(SIZES, NAMES))),
     st.builds(NoVictimReport, SECONDS, SHORTAGES, tuples_of(st.tuples(PROCESSES, st.sampled_from(Unkillable))), NAMES),
     st.builds(GuardFailedReport, NAMES),
+    st.builds(PacingFailedReport, NAMES),
     st.builds(SignalRefusedReport, SIZES),
 )
 RECORDS = st.builds(Record, report=REPORTS, wall_seconds=SECONDS, slice=NAMES, job=NAMES)
@@ -127,7 +129,7 @@ def test_every_kind_of_report_is_known() -> None:
     """A report type that is added has to be tried above."""
     assert {type(each) for each in (a_kill(), HighReport(0, 0, 0), KernelKillReport(0, "", 0, ()),
                                     NoVictimReport(0, Shortage(Resource.SWAP, 0, 0), ()), GuardFailedReport(""),
-                                    SignalRefusedReport(0))} == set(get_args(Report))  # fmt: skip
+                                    PacingFailedReport(""), SignalRefusedReport(0))} == set(get_args(Report))  # fmt: skip
 
 
 def test_the_words_of_the_format_are_stable() -> None:

@@ -18,6 +18,7 @@ from slicemgr.service.report import (
     KernelKillReport,
     KillOutcome,
     NoVictimReport,
+    PacingFailedReport,
     SignalRefusedReport,
 )
 from tests.unit.samples import MIB, process
@@ -54,6 +55,16 @@ KILL = Record(a_kill(), 0.0, "build.slice", "slicemgr-kate-4700.scope")
          "is pid 1")),
         (Record(GuardFailedReport("OSError: \x1b"), 0.0, "", "kate"),
          "the guard failed, in job 'kate': OSError: \\x1b"),
+        (Record(PacingFailedReport("can't write '/x\n': No space left on device; try df"), 0.0, "build.slice", "kate"),
+         "steps were not paced, or not as well, in job 'kate' of build: can't write '/x\\n': No space left on device; try df"),
+        (Record(a_kill(outcome=KillOutcome.EXITED, for_parent=None, command_line=(),
+                       shortage=Shortage(Resource.MEMORY, 900 * MIB, 1 << 30, Evidence.NO_STEP_FITS)), 0.0, "", "kate"),
+         ("killed 'cc1plus' (pid 4711), which held 400.0M, in job 'kate': 900.0M used of memory.max 1.0G, and not even one step "
+          "fits beside what those that wait hold; freed 200.0M in 0.04 s; next was 'p4712' (pid 4712) with 200.0M")),
+        (Record(a_kill(outcome=KillOutcome.EXITED, for_parent=None, command_line=(), was_alone=True,
+                       shortage=Shortage(Resource.MEMORY, 1020 * MIB, 1 << 30, Evidence.ALONE)), 0.0, "", "kate"),
+         ("killed 'cc1plus' (pid 4711), which held 400.0M, in job 'kate': 1020.0M used of memory.max 1.0G, and it does not fit "
+          "even alone; freed 320.0M in 0.04 s")),
         (Record(HighReport(1.0, 3 * MIB, 2 * MIB), 0.0, "build.slice"), "slowed down, in build: 1.0M above memory.high 2.0M"),
         (Record(SignalRefusedReport(15), 0.0), "signal 15 was not passed on: the command is another user's"),
     ],
