@@ -66,6 +66,21 @@ class Hog:
         return self.process.wait()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Children keep there what they learn of builds, and their launchers; their history as well, if they are a user's.
+
+    root's history obeys no variable: see tests/cli/entry_point.py. In the guest there is no home to be spared, and what
+    runs there by itself is to find what the tests have left.
+    """
+    if "SLICEMGR_VM_GUEST" in os.environ:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def hog() -> Iterator[Callable[..., Hog]]:
     """Start hogs; all are gone after the test."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the tests of the command line share: a history of their own, and a job in a cgroup of nobody's."""
+"""What the tests of the command line share: the machine's state is left alone, and a job in a cgroup of nobody's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slicemgr.service.history import FILE_NAME
+from slicemgr.build import learned
+from slicemgr.service import history
 from slicemgr.service.places import SYSTEM_STATE
 from tests.cli.placed_run import Daemon, Place
 
@@ -19,25 +20,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Children keep their history there: an ordinary user's by this variable, root's as entry_point.py says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
-
-
 @pytest.fixture(scope="module", autouse=True)
-def the_history_of_the_machine_is_left_alone() -> Iterator[None]:
+def the_state_of_the_machine_is_left_alone() -> Iterator[None]:
     """A test that is run as root would write into it, and `slicemgr status` would tell of jobs that never were."""
-    before = _history_of_the_machine()
+    before = _state_of_the_machine()
     yield
-    assert _history_of_the_machine() == before, f"a test, or somebody else just now, has written into {SYSTEM_STATE}"
+    assert _state_of_the_machine() == before, f"a test, or somebody else just now, has written into {SYSTEM_STATE}"
 
 
-def _history_of_the_machine() -> tuple[int, ...] | None:
+def _state_of_the_machine() -> list[tuple[int, ...] | None]:
+    return [_seen(os.path.join(SYSTEM_STATE, name)) for name in (history.FILE_NAME, learned.FILE_NAME, "launcher")]
+
+
+def _seen(path: str) -> tuple[int, ...] | None:
     try:
-        seen = os.stat(os.path.join(SYSTEM_STATE, FILE_NAME))
+        seen = os.stat(path)
     except OSError:  # There is none, or it is hidden from us, and then we can't write there either.
         return None
     return seen.st_ino, seen.st_size, seen.st_mtime_ns
