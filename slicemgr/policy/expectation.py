@@ -61,13 +61,18 @@ _SHORTEST_REST: Final = 0.5
 """Seconds that an unknown step runs on at its peak, at least."""
 
 
+def is_at_peak(step: Step) -> bool:
+    """Whether it holds what it was learnt to hold at most: it takes next to nothing more, and then gives all back."""
+    return (
+        step.profile is not None
+        and step.profile.peak_bytes * AT_PEAK_SHARE <= step.held_bytes <= step.profile.peak_bytes * MOST_AHEAD
+    )
+
+
 def is_growing(step: Step) -> bool:
     """Whether its memory still becomes more. Who is at a learnt peak has done with it, whatever the last half second
     was like: to stop him there would keep him from giving all of it back."""
-    if (
-        step.profile is not None
-        and step.profile.peak_bytes * AT_PEAK_SHARE <= step.held_bytes <= step.profile.peak_bytes
-    ):
+    if step.profile is not None and is_at_peak(step) and step.held_bytes <= step.profile.peak_bytes:
         return False
     return step.growth_bytes_per_second > max(GROWING_BYTES_PER_SECOND, step.held_bytes * GROWING_SHARE_PER_SECOND)
 

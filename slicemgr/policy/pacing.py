@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.model.step import Profile, Step, StepState
-from slicemgr.policy.expectation import STILL_SECONDS, Expectation, is_growing
+from slicemgr.policy.expectation import STILL_SECONDS, Expectation, is_at_peak, is_growing
 from slicemgr.policy.instant import HARD_SHARE, PLANNED_SHARE, REACTION_SECONDS, Instant
 from slicemgr.policy.planning import LONGEST_WAIT_SECONDS, SEEN_AHEAD, due
 from slicemgr.policy.safety import has_not_begun
@@ -136,18 +136,19 @@ def _stopped(now: Instant, running: dict[int, Step]) -> list[int]:
 
 def _exchanged(now: Instant, running: dict[int, Step]) -> tuple[list[int], list[int]]:
     """If only one runs, and does not fit any more: it waits, and the one goes on that lacks least to its end, if it
-    fits. (Who is stopped never takes any more, so this goes one way: nobody is exchanged for who needs more.)"""
+    fits. (Who is stopped never takes any more, so this goes one way: nobody is exchanged for who needs more.) Who is at
+    his learnt peak always fits, also where all together are a little above the budget already: a look came late."""
     if len(running) != 1:
         return [], []
     (only,) = running.values()
     if not only.may_wait or only.alone or not _lacking(now, [only.order]):
         return [], []
     need, order = min(
-        (now.most_bytes[step.order] - step.held_bytes, step.order)
+        (0.0 if is_at_peak(step) else now.most_bytes[step.order] - step.held_bytes, step.order)
         for step in now.steps
         if step.state is not StepState.NEW
     )
-    if order == only.order or need > now.budget_bytes - now.usage_bytes:
+    if order == only.order or need > max(0, now.budget_bytes - now.usage_bytes):
         return [], []
     del running[only.order]
     return [only.order], [order]
@@ -239,6 +240,8 @@ def _lacking(now: Instant, running: Sequence[int]) -> int:
     if len(running) != 1:
         return 0
     step = next(step for step in now.steps if step.order == running[0])
+    if is_at_peak(step):
+        return 0
     more = now.need(step)
     # Growth is measured over half a second, and what comes of this is a kill: it has to grow at this very moment.
     growth = step.growth_bytes_per_second if step.still_seconds < STANDS_SECONDS else 0.0

@@ -157,6 +157,19 @@ def test_the_only_one_is_exchanged_for_one_that_can_end() -> None:
     assert (told.stop, told.go, told.short_bytes) == ((0,), (1,), 0)
 
 
+def test_at_its_learnt_peak_it_can_end_whatever_the_others_hold() -> None:
+    """Looks came late, and all are 1 MB above the budget: that is no reason to kill anybody."""
+    others = [waiting(1, 470, profile(700)), waiting(2, 31, profile(700))]
+    at_peak = paced([running(0, 500, 0, profile(500)), *others])
+    assert (at_peak.stop, at_peak.short_bytes) == ((), 0)
+    others = [waiting(1, 500, profile(500)), waiting(2, 31, profile(700))]
+    growing = paced([running(0, 470, 100, profile(700)), *others])
+    assert (growing.stop, growing.go, growing.short_bytes) == ((0,), (1,), 0)
+    # And who grows beyond it does lack something.
+    beyond = paced([running(0, 520, 100, profile(500)), waiting(1, 481, profile(700))])
+    assert beyond.short_bytes > 0
+
+
 def test_what_is_lacking_when_waiting_can_not_help() -> None:
     """The only one that runs, up to its learnt end; nobody else could end either."""
     told = paced([running(0, 600, 100, profile(800)), waiting(1, 395, profile(700))])
