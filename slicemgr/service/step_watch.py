@@ -42,9 +42,9 @@ class _Other:
 
     __slots__ = ("born_seconds", "due_seconds", "name", "ppid")
 
-    def __init__(self, ppid: int, now_seconds: float) -> None:
+    def __init__(self, ppid: int, name: str, now_seconds: float) -> None:
         self.ppid = ppid
-        self.name = ""
+        self.name = name
         self.born_seconds = now_seconds
         self.due_seconds = now_seconds
 
@@ -78,6 +78,7 @@ class StepWatch:
         self._parents: dict[int, int] = {}
         self._lately: dict[int, list[int]] = {}
         self._order = 0
+        self._ended: list[LiveStep] = []
         self._is_stale = True
         self._list_due = 0.0
         self._judge_due = 0.0
@@ -96,16 +97,19 @@ class StepWatch:
         `born`: pids that are new, anybody's (kernel/births.py); None: there may be any. `exited`: steps whose pidfd
         says so; they are members until somebody reaps them. Raises KernelError if the job can't be listed (any more).
         """
-        ended = [step for pid in exited if (step := self.forget(pid)) is not None]
-        self._is_stale = self._is_stale or born is None or len(born) > 0 or bool(ended)
+        # Kept until all has been looked at: what fails for a moment must not lose an end.
+        self._ended += [step for pid in exited if (step := self.forget(pid)) is not None]
+        self._is_stale = self._is_stale or born is None or len(born) > 0 or bool(self._ended)
         # Who is adopted, or has ended without having been a step, is seen later.
         if self._is_stale and (born is None or now_seconds >= self._list_due):
+            self._list_due = 0.0
+            self._list(now_seconds)
             self._list_due = now_seconds + LIST_SECONDS
             self._is_stale = False
-            ended += self._list(now_seconds)
         else:
             for pid in born or ():
                 self._take_in(pid, now_seconds, is_member=False)
+        ended, self._ended = self._ended, []
         if now_seconds < self._judge_due:
             return [], ended
         begun = [step for pid in list(self._others) if (step := self._judged(pid, now_seconds)) is not None]
@@ -149,27 +153,28 @@ class StepWatch:
         """The pids of those that are no steps: drivers, and who is too young to tell."""
         return self._others
 
-    def _list(self, now_seconds: float) -> list[LiveStep]:
+    def _list(self, now_seconds: float) -> None:
         pids = set(self._members()) - self._spares
         known = {*self._others, *self.steps}
-        ended = [step for pid in known - pids if (step := self._gone(pid)) is not None]
+        self._ended += [step for pid in known - pids if (step := self._gone(pid)) is not None]
         for pid in pids - known:
             self._take_in(pid, now_seconds, is_member=True)
-        return ended
 
     def _take_in(self, pid: int, now_seconds: float, *, is_member: bool) -> None:
         """One that is new. Not listed, it is a member if it is a child of one, and no thread of one of those."""
         if pid in self._others or pid in self.steps or pid in self._spares:
             return
         try:
-            ppid = procfs.read_stat(pid).ppid
+            stat = procfs.read_stat(pid)
+            ppid = stat.ppid
             if not is_member and not (ppid in self._others or ppid in self.steps):
                 return
             if not is_member and procfs.thread_group_of(pid) != pid:
                 return
         except KernelError:
             return
-        self._others[pid] = _Other(ppid, now_seconds)
+        # The name at once: whoever is asked about before its parent is compared with that.
+        self._others[pid] = _Other(ppid, os.fsdecode(stat.comm), now_seconds)
         self._judge_due = now_seconds
         self._parents[pid] = ppid
         parent = self.steps.get(ppid)
@@ -242,6 +247,9 @@ class StepWatch:
             step.signature = self._sign(step.command_line, directory_of(pid))
         except KernelError:
             pass
+        except BaseException:
+            step.close()
+            raise
         step.measure(now_seconds)
         del self._others[pid]
         self.steps[pid] = step
