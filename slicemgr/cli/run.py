@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
 
         options = parse(arguments)
     try:
-        spec, pacing, retries = _spec(options), _pacing(options), _retries(options)
+        spec, retries = _spec(options), _retries(options)
+        pacing = _pacing(options, may_run_again=retries > 0)
         total, available = read_total_and_available()
         resolved = limits.resolve(spec, total, available)
     except (SpecError, QuantityError) as error:
@@ -149,7 +150,7 @@ def _spec(options: RunOptions) -> JobSpec:
     )
 
 
-def _pacing(options: RunOptions) -> PacingRequest:
+def _pacing(options: RunOptions, *, may_run_again: bool) -> PacingRequest:
     for pattern in options.never_hold or ():
         if not pattern or "/" in pattern:
             raise SpecError(f"--never-hold '{pattern}' is no name of a process; try one as ps shows it, or '*_test'")
@@ -159,11 +160,12 @@ def _pacing(options: RunOptions) -> PacingRequest:
         has_tokens=options.tokens,
         relaunches=options.relaunch,
         is_agent=options.profile == "agent",
+        may_run_again=may_run_again,
     )
 
 
 def _retries(options: RunOptions) -> int:
-    text = options.retry or "0"
+    text = "0" if options.retry is None else options.retry
     if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= _MOST_RETRIES):
         raise SpecError(f"--retry '{text}' is no number of times; try --retry 2")
     if int(text) and not options.pacing:

@@ -86,7 +86,7 @@ class RunReport:
         of memory.
         """
         events, self._retried = self.events[self._retried :], len(self.events)
-        # A ^C on the terminal that is lent to the command reaches it alone, and then a shell tells it so.
+        # A command that reads from the terminal has it, and hears of ^C alone: a shell's status tells of that.
         by_a_person = job.was_told_to_end or (job.exit_code or 0) - 128 in _ENDS_A_BUILD
         if not job.exit_code or not events or by_a_person:
             return None

@@ -53,7 +53,7 @@ class JobSpec:
 class PacingRequest:
     """How this one job is to be paced. A value: never changed."""
 
-    __slots__ = ("ceiling", "has_tokens", "is_agent", "is_on", "never_hold", "relaunches")
+    __slots__ = ("ceiling", "has_tokens", "is_agent", "is_on", "may_run_again", "never_hold", "relaunches")
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class PacingRequest:
         has_tokens: bool = True,
         relaunches: bool = True,
         is_agent: bool = False,
+        may_run_again: bool = False,
         ceiling: int | None = None,
     ) -> None:
         self.is_on = is_on
@@ -74,6 +75,8 @@ class PacingRequest:
         """A step that we have killed runs again."""
         self.is_agent = is_agent
         """The command is a program that a person talks to, and what it starts are builds."""
+        self.may_run_again = may_run_again
+        """The command, if it fails: so it has to be known that a person has ended it."""
         self.ceiling = ceiling
         """At most so many steps run at once."""
 
@@ -85,6 +88,7 @@ class PacingRequest:
             has_tokens=self.has_tokens,
             relaunches=self.relaunches,
             is_agent=self.is_agent,
+            may_run_again=self.may_run_again,
             ceiling=ceiling,
         )
 

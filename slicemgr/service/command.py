@@ -56,13 +56,16 @@ class Command:
         changed: Mapping[str, str] | None = None,
         in_child: Callable[[], None] | None = None,
         heard: Callable[[int], None] = lambda number: None,
+        hears_keyboard: bool = False,
     ) -> None:
         """Fork it, held before its exec: while there is one thread only. Raises ForkError.
 
         `changed` and `in_child` are HeldCommand's; `heard` is told each signal that goes to all of the
-        command's group: before one that ends it, after SIGCONT.
+        command's group: before one that ends it, after SIGCONT. `hears_keyboard`: also what a terminal sends,
+        unless the command reads from it.
         """
         self._heard = heard
+        self._hears_keyboard = hears_keyboard
         self._waiting = waiting
         self._report = report
         # Ignored signals stay ignored, here and in the command: that is what nohup and `&` in a script mean.
@@ -100,7 +103,7 @@ class Command:
         for number in numbers:
             signal.siginterrupt(number, False)  # Whichever thread it reaches: no call there is to fail for it.
         self._waiting.add_reader(woken, lambda: self._hear(woken))
-        self._loan.offer(self.pid)
+        self._loan.offer(self.pid, at_once=not self._hears_keyboard)
         try:
             self._held.let_go()
             self._reap()  # It may have ended before there was a handler.

@@ -83,6 +83,7 @@ class JobPacing:
             changed=self.changed,
             in_child=None if self._jobserver is None else self._jobserver.be_inherited,
             heard=self._heard,
+            hears_keyboard=self._request.may_run_again,
         )
 
     def _launch_by(self, directory: str) -> None:

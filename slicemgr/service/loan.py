@@ -26,12 +26,15 @@ class TerminalLoan:
         self.shares_group = True
         """Others are in our group, and have a right to what the keyboard sends."""
 
-    def offer(self, borrower: int) -> None:
-        """Lend it to this process group at once, if slicemgr is a shell's job by itself."""
+    def offer(self, borrower: int, *, at_once: bool) -> None:
+        """Lend it to this process group at once, if slicemgr is a shell's job by itself; or when it is asked for.
+
+        What the keyboard sends, ^C above all, comes to who has it, and to nobody else.
+        """
         self._borrower = borrower
         # From the background, tcsetpgrp, and writing to a terminal with `stty tostop`, would stop us.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        if self._is_ours() and os.isatty(0) and os.isatty(1):  # Otherwise it is a pipeline.
+        if at_once and self._is_ours() and os.isatty(0) and os.isatty(1):  # Otherwise it is a pipeline.
             self.shares_group = group_has_others()
             if not self.shares_group:
                 self.lend()

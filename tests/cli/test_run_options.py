@@ -37,6 +37,17 @@ GOOD: list[tuple[list[str], dict[str, object]]] = [
     (["--json", "/dev/null", "--backend", "embedded", "--", "--", "x"], {"json": "/dev/null", "backend": "embedded", "command": ["--", "x"]}),
     (["--backend=systemd", "sh", "-c", "exit 7"], {"backend": "systemd", "command": ["sh", "-c", "exit 7"]}),
     (["--", "echo", "--help"], {"command": ["echo", "--help"]}),
+    (["--no-pacing", "make"], {"pacing": False, "command": ["make"]}),
+    (["--no-tokens", "--no-relaunch", "--", "make"], {"tokens": False, "relaunch": False, "command": ["make"]}),
+    (["--no-pacing", "--no-pacing", "make", "--no-tokens"], {"pacing": False, "command": ["make", "--no-tokens"]}),
+    (["--never-hold", "ctest", "--never-hold=*_test", "make"], {"never_hold": ["ctest", "*_test"], "command": ["make"]}),
+    (["--never-hold=", "make"], {"never_hold": [""], "command": ["make"]}),
+    (["--never-hold=-x", "make"], {"never_hold": ["-x"], "command": ["make"]}),
+    (["--retry", "2", "make"], {"retry": "2", "command": ["make"]}),
+    (["--retry=x", "--retry=", "make"], {"retry": "", "command": ["make"]}),
+    (["--profile", "agent", "--", "claude"], {"profile": "agent", "command": ["claude"]}),
+    (["--profile=agent", "--profile=build", "make"], {"command": ["make"]}),
+    (["--max", "1G", "--no-pacing", "--json", "x", "make"], {"max": "1G", "pacing": False, "json": "x", "command": ["make"]}),
 ]  # fmt: skip
 
 
@@ -53,7 +64,10 @@ def test_both_read_the_same(arguments: list[str], given_ones: dict[str, object])
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["-h"], ["--maxi", "1G", "true"], ["--max"], ["--max", "--", "true"], ["--max", "-1", "true"],
-     ["--backend", "magic", "true"], ["--backend=", "true"], ["-x"], ["-", "true"], ["--name", "--json"], ["--=x"]],
+     ["--backend", "magic", "true"], ["--backend=", "true"], ["-x"], ["-", "true"], ["--name", "--json"], ["--=x"],
+     ["--profile", "foo", "true"], ["--profile=", "true"], ["--profile"], ["--retry"], ["--retry", "-1", "true"],
+     ["--never-hold"], ["--never-hold", "--", "true"], ["--no-pacing=yes", "true"], ["--no-pac", "true"], ["--pacing", "true"],
+     ["--no-tokens=", "true"]],
     ids=" ".join,
 )  # fmt: skip
 def test_the_rest_is_for_argparse(arguments: list[str]) -> None:
@@ -68,6 +82,13 @@ WORDS = [
     "--json",
     "--backend",
     "embedded",
+    "--no-pacing",
+    "--no-relaunch",
+    "--never-hold",
+    "--never-hold=ctest",
+    "--retry",
+    "--profile",
+    "agent",
     "1G",
     "--",
     "make",
