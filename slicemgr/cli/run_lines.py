@@ -102,6 +102,21 @@ def kills_in_words(events: Sequence[Report]) -> str:
     return f"{', '.join(parts)}; to keep all, try fewer steps at once or a higher limit"
 
 
+def has_ended_already(report: Report, events: Sequence[Report]) -> bool:
+    """Whether it tells of a process that is known to have been ended: the guard and the pacer, each in a thread of its
+    own, may both have come to the same one, while it was on its way out."""
+    return (
+        isinstance(report, KillReport)
+        and report.killed
+        and any(
+            isinstance(event, KillReport)
+            and event.outcome is KillOutcome.EXITED
+            and event.victim.identity == report.victim.identity
+            for event in events
+        )
+    )
+
+
 def has_killed(events: Sequence[Report]) -> bool:
     """Whether a process was ended for lack of memory, by us or by the kernel."""
     return any(

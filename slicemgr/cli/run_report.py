@@ -44,8 +44,10 @@ class RunReport:
 
     def tell(self, report: Report) -> None:
         """One line on stderr; runs in the delivery thread."""
-        from slicemgr.cli.run_lines import line
+        from slicemgr.cli.run_lines import has_ended_already, line
 
+        if has_ended_already(report, self.events):
+            return
         self.events.append(report)
         say(line(report, self))
 

@@ -43,6 +43,15 @@ def kill(shortage: Shortage, **fields: Any) -> KillReport:
     return KillReport(0.0, CC1PLUS, shortage=shortage, **{**rest, **fields})
 
 
+def test_a_process_dies_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The pacer and the guard came to the same one; who could not be killed at first, and then was, is told twice."""
+    told = run()
+    told.tell(kill(STALLED, outcome=KillOutcome.STILL_THERE))
+    told.tell(kill(STALLED))
+    told.tell(kill(STALLED, held_bytes=401 * MIB))
+    assert len(told.events) == capsys.readouterr().err.count("'cc1plus' (pid 7)") == 2
+
+
 PASSED = Shortage(Resource.MEMORY, GIB + 10 * MIB, GIB)
 NEXT = "; if that is not enough, next is 'ld' (pid 9) with 200.0M"
 WHY = "and nearly all of it can't be reclaimed, at a stand for 0.50 s"
