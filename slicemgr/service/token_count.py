@@ -18,6 +18,8 @@ LOST_LOOK_SECONDS: Final = 2.0
 _MAKES: Final = frozenset({"make", "gmake", "remake"})
 _KEEPERS: Final = frozenset({"cargo"})
 """They keep tokens between their jobs, so nothing is to be taken for lost beside them."""
+_CLIENTS: Final = frozenset({"ninja", "ninja-build", "samu"})
+"""They start others as shells do, and take a token for each (ninja since 1.13)."""
 
 
 class Tokens(Protocol):
@@ -92,6 +94,6 @@ class TokenCount:
             if name in _KEEPERS:
                 return None
             is_make = name in _MAKES
-            is_other = is_driver(name) and not is_make
+            is_other = is_driver(name) and not is_make and name not in _CLIENTS
             found.append(Holder(pid, stat.ppid, stat.threads, is_make=is_make, is_driver=is_other))
         return found

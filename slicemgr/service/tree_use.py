@@ -53,6 +53,7 @@ class TreeUse:
         self._others_due = 0.0
         self._exact_due = 0.0
         self._overstated_bytes = 0
+        self._before_bytes = 0
 
     def __call__(self) -> int:
         """As of the steps' last measurement."""
@@ -61,6 +62,10 @@ class TreeUse:
             self._others_due = now + OTHERS_SECONDS
             self._others_bytes = self._sum_of(self._watch.others)
         total = self._others_bytes + sum(step.held_bytes for step in self._watch.steps.values())
+        # Forked workers that have ended took what was overstated with them; it must not be taken off compilers.
+        if self._overstated_bytes > 0:
+            self._overstated_bytes = max(0, self._overstated_bytes - max(0, self._before_bytes - total))
+        self._before_bytes = total
         if now >= self._exact_due and self._limit_bytes is not None and total > self._limit_bytes * EXACT_SHARE:
             sample = self._source.read(Measure.PROPORTIONAL)
             self._exact_due = now + max(EXACT_SECONDS, EXACT_COSTS * sample.cost_seconds)

@@ -76,6 +76,7 @@ class FakeFiles:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.queued = 0.0
         self.is_gone = False
         self.is_closed = False
 
@@ -83,6 +84,11 @@ class FakeFiles:
         if self.is_gone:
             raise ProcessGoneError(0)
         return self.bytes
+
+    def queued_seconds(self) -> float:
+        if self.is_gone:
+            raise ProcessGoneError(0)
+        return self.queued
 
     def close(self) -> None:
         assert not self.is_closed
@@ -131,6 +137,7 @@ class FakeWatch:
         self.steps: dict[int, LiveStep] = {}
         self.others: list[int] = []
         self.ancestors: dict[int, list[int]] = {}
+        self.continuations: set[int] = set()
         self.version = 0
         self.has_ended = False
         self.raises: Exception | None = None
@@ -167,6 +174,9 @@ class FakeWatch:
 
     def ancestors_of(self, pid: int) -> list[int]:
         return self.ancestors.get(pid, [])
+
+    def is_continuation(self, step: LiveStep) -> bool:
+        return step.identity.pid in self.continuations
 
     def close(self) -> None:
         for step in self.steps.values():
