@@ -53,7 +53,8 @@ SHORT_SECONDS: Final = 0.3
 
 SHARED_SECONDS: Final = 30.0
 """For so long a build that has not begun leaves its first step to what other builds give back. A step that is bigger
-than its fair share would wait for ever: then it begins, and the others see what they have left."""
+than its fair share would wait for ever: then it begins, and the others see what they have left. Nor is anybody killed
+sooner because a share is small: what others hold comes back, and until then the only one that runs may go on."""
 
 _KIN: Final = 64
 """So many that have ended last tell about others of their kind."""
@@ -260,7 +261,7 @@ class Pacer:
             self._short_since = None
         elif self._short_since is None:
             self._short_since = now_seconds
-        elif now_seconds - self._short_since >= SHORT_SECONDS:
+        elif now_seconds - self._short_since >= (SHARED_SECONDS if budget.is_shared else SHORT_SECONDS):
             self._short_since = None  # What is done takes effect, and is looked at, before more is done.
             self._last_resort(Shortage(self.steps, decision.short_bytes, budget))
 
