@@ -74,7 +74,9 @@ def chosen(preference: str, **environment: Any) -> Any:
     return Choice("systemd" if preference == "auto" else preference)
 
 
-def _guard(cgroup: str, report: Callable[[Report], None], *, is_new: bool) -> OneLook:
+def _guard(
+    cgroup: str, report: Callable[[Report], None], about_to_kill: Callable[[int], None], *, is_new: bool
+) -> OneLook:
     if cgroup != CGROUP:
         raise ValueError(cgroup)
     with open(f"{SETTINGS['asked']}-of-guard", "w") as file:

@@ -12,6 +12,8 @@ from typing import Any
 SLICEMGR = [sys.executable, "-P", str(Path(__file__).parent / "entry_point.py")]
 EMBEDDED = ["--backend", "embedded"]
 """What the tests of a process tree ask for: on a machine with systemd the job would be put into a scope."""
+UNPACED = [*EMBEDDED, "--no-pacing"]
+"""What the tests of its guard ask for: paced, the steps would wait for each other, and it had nothing to do."""
 HOG = str(Path(__file__).parent.parent / "hog.py")
 
 
@@ -46,6 +48,11 @@ def slicemgr(*arguments: str, stdin: str = "", cwd: Path | None = None) -> Ended
 def run(*command: str, limits: Sequence[str] = (), stdin: str = "") -> Ended:
     """`slicemgr run LIMITS -- COMMAND` on a process tree."""
     return slicemgr("run", *EMBEDDED, *limits, "--", *command, stdin=stdin)
+
+
+def run_unpaced(*command: str, limits: Sequence[str] = (), stdin: str = "") -> Ended:
+    """The same, but that nobody waits: who is too much is killed."""
+    return run(*command, limits=["--no-pacing", *limits], stdin=stdin)
 
 
 def hog(*arguments: str) -> list[str]:
