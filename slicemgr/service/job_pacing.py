@@ -212,8 +212,16 @@ class JobPacing:
 
     def mark_killed(self, pid: int) -> None:
         """A guard is about to kill this one, or has just done so. From any thread."""
-        if self._thread is not None and not self._is_over:
+        if self._is_over:
+            return
+        if self._thread is not None:
             self._thread.mark_killed(pid)
+        if self._launcher is not None:
+            # Whoever is killed in the first moments, or was just born, is not known to the pacer.
+            try:
+                self._launcher.mark_killed(_ancestors(pid))
+            except OSError:
+                return
 
     def _tell_need(self, held_bytes: int, wanted_bytes: int, waits: bool) -> None:
         self.need(held_bytes, wanted_bytes, waits)
@@ -257,3 +265,17 @@ class JobPacing:
             except OSError:
                 pass  # Who was left running has put a mark there.
         return self._summary
+
+
+def _ancestors(pid: int) -> list[int]:
+    """Its parent, that one's, and so on, as far as they are below us; none if it has ended."""
+    from slicemgr.kernel import procfs
+    from slicemgr.kernel.errors import KernelError
+
+    chain: list[int] = []
+    try:
+        while (pid := procfs.read_stat(pid).ppid) > 1 and pid != os.getpid():
+            chain.append(pid)
+    except KernelError:
+        return chain
+    return chain
