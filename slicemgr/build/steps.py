@@ -34,6 +34,15 @@ DRIVERS: Final = SHELLS | {
     "slicemgr", "slicemgr-keeper", "slicemgr-launch",
 }  # fmt: skip
 
+TOOLS: Final = frozenset({
+    "[", "awk", "basename", "cat", "chgrp", "chmod", "chown", "cmp", "cp", "cut", "date", "dd", "dirname", "echo",
+    "expr", "false", "gawk", "getconf", "grep", "head", "id", "install", "ln", "ls", "mawk", "mkdir", "mkfifo", "mktemp", "mv",
+    "od", "pkg-config", "printf", "pwd", "readlink", "realpath", "rm", "rmdir", "sed", "seq", "sleep", "stat", "tail",
+    "tar", "tee", "test", "touch", "tr", "true", "uname", "wc", "which",
+})  # fmt: skip
+"""What holds a few megabytes, whatever it is given. They make up most of the processes of a build and none of its
+memory, and a build of which nothing is known would begin with three of them. Not sort and diff, which read all."""
+
 _COMM_BYTES: Final = 15
 """A comm is cut there (TASK_COMM_LEN is 16, with the NUL)."""
 
@@ -50,6 +59,11 @@ def is_driver(name: str) -> bool:
         return True
     base = name.rpartition("-")[0] if name.rpartition("-")[2].replace(".", "").isdigit() else name
     return base in _BY_COMM or base.rpartition("-")[2] in {"gcc", "g++", "cc", "c++", "gfortran", "ccache"}
+
+
+def is_no_step(name: str) -> bool:
+    """Whether a process of this name (its comm) is never worth waiting for."""
+    return name in TOOLS or is_driver(name)
 
 
 def is_excluded(name: str, patterns: Iterable[str]) -> bool:

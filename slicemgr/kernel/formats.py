@@ -34,6 +34,8 @@ class ProcStat:
     foreground: int
     """The process group in the foreground of that terminal; -1 without one."""
     threads: int
+    exit_code: int
+    """Of a zombie, as waitpid(2) tells it; 0 before, where it is hidden, and before Linux 3.5."""
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -80,6 +82,7 @@ def parse_stat(text: bytes) -> ProcStat:
             terminal=int(fields[4]),
             foreground=int(fields[5]),
             threads=int(fields[17]),
+            exit_code=int(fields[49]) if len(fields) > 49 else 0,
         )
     except (IndexError, ValueError) as error:
         raise FormatError("/proc/PID/stat", text) from error
@@ -104,6 +107,17 @@ def parse_statm_anonymous(text: bytes) -> int:
         return max(0, int(fields[1]) - int(fields[2]))
     except (IndexError, ValueError) as error:
         raise FormatError("/proc/PID/statm", text) from error
+
+
+def parse_schedstat_delay(text: bytes) -> int:
+    """/proc/PID/schedstat: `319248 454454 2`; the second is the time spent on a run queue, in ns (sched-stats.rst).
+
+    Raises FormatError.
+    """
+    try:
+        return int(text.split()[1])
+    except (IndexError, ValueError) as error:
+        raise FormatError("/proc/PID/schedstat", text) from error
 
 
 def parse_last_pid(text: bytes) -> int:

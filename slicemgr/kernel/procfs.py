@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from slicemgr.kernel import formats, syscalls
-from slicemgr.kernel.errors import NotPermittedError, ProcessGoneError
+from slicemgr.kernel.errors import FormatError, NotPermittedError, ProcessGoneError
 from slicemgr.model.process import ProcessIdentity, ProcessSample, ProcessTable
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -78,6 +78,14 @@ def read_process_file(pid: int, name: str) -> bytes:
 def read_stat(pid: int) -> formats.ProcStat:
     """/proc/PID/stat. Raises ProcessGoneError, NotPermittedError, FormatError."""
     return formats.parse_stat(read_process_file(pid, "stat"))
+
+
+def has_failed(pid: int) -> bool:
+    """Whether a process has ended by a signal, or not well; False as well when somebody has collected it."""
+    try:
+        return read_stat(pid).exit_code != 0
+    except (*UNSEEN, FormatError):
+        return False
 
 
 def identity_of(pid: int) -> ProcessIdentity:

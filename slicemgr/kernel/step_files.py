@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What one step of a build holds, read every few milliseconds: a file that is kept open.
 
-2 us for a kept statm, 17-38 us with open and close. RSS less file and shared pages is the anonymous memory: what can't
+2 us for a kept file, 17-38 us with open and close. RSS less file and shared pages is the anonymous memory: what can't
 be reclaimed, but for shared memory, which belongs to nobody alone. And an open file of /proc/PID is of that very
 process: when it has ended, nobody else answers under its number.
 """
@@ -16,7 +16,7 @@ from slicemgr.kernel.procfs import PAGE_BYTES
 class StepFiles:
     """The kept files of one process."""
 
-    __slots__ = ("_statm", "pid")
+    __slots__ = ("_schedstat", "_statm", "pid")
 
     def __init__(self, pid: int) -> None:
         """Raises ProcessGoneError; OSError if no descriptor is to be had."""
@@ -25,6 +25,10 @@ class StepFiles:
             self._statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as error:
             raise ProcessGoneError(pid) from error
+        try:
+            self._schedstat = os.open(f"/proc/{pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # Without CONFIG_SCHED_INFO, which all distributions have.
+            self._schedstat = -1
 
     def held_bytes(self) -> int:
         """Anonymous memory; 0 for a zombie. Raises ProcessGoneError."""
@@ -33,9 +37,23 @@ class StepFiles:
         except ProcessLookupError as error:
             raise ProcessGoneError(self.pid) from error
 
+    def queued_seconds(self) -> float:
+        """For how long its first thread has waited for a processor, in all; 0 if that is not known.
+
+        Raises ProcessGoneError.
+        """
+        if self._schedstat < 0:
+            return 0.0
+        try:
+            return formats.parse_schedstat_delay(os.pread(self._schedstat, 128, 0)) * 1e-9
+        except ProcessLookupError as error:
+            raise ProcessGoneError(self.pid) from error
+
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of them."""
         os.close(self._statm)
+        if self._schedstat >= 0:
+            os.close(self._schedstat)
 
 
 def directory_of(pid: int) -> str:

@@ -57,8 +57,9 @@ class Holding:
         step.enter(StepState.RUNNING, now_seconds)
 
     def has_ended(self, step: LiveStep) -> None:
-        """It was killed while it stood."""
+        """If it stood it was killed: from what it held nothing can be learnt."""
         if step.is_held:
+            step.is_whole = False
             self._forget(step)
 
     def hold_again(self, steps: Iterable[LiveStep], now_seconds: float) -> None:
@@ -79,6 +80,7 @@ class Holding:
                 step.stood = True
             elif stand is Stand.MUST_HEAR:
                 step.may_wait = False
+                step.is_whole = False
                 self.let_go(step, now_seconds)
             elif stand is Stand.STOPPED_BY_OTHERS:
                 # Not ours any more: who has stopped it as well has to resume it. (After ^Z that is `fg`.)

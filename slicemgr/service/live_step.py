@@ -71,23 +71,36 @@ class LiveStep:
         self._history: deque[tuple[float, int]] = deque()
         self._course: list[tuple[float, int]] = []
         self._gap_seconds = 0.0
+        self._queued_seconds = 0.0
+        self._queued_debt = 0.0
 
     def measure(self, now_seconds: float) -> None:
-        """Look at it; what it ran is the time since the last look, unless it stood still. Keeps what it had if gone."""
+        """Look at it. Keeps what it had if it is gone.
+
+        What it ran is the time since the last look, unless it stood still, without what it waited for a processor:
+        among twenty on two cores a compiler that gets no processor for half a second does not grow, and is not at its
+        peak for that; and the next time there may be fewer.
+        """
         gap = max(0.0, now_seconds - self._seen_seconds)
         self._seen_seconds = now_seconds
-        if self.state is StepState.RUNNING:
-            # We were stopped ourselves (^Z), and all with us; or the machine slept.
-            self._gap_seconds = gap if gap < 1.0 else 0.0
-            self.ran_seconds += self._gap_seconds
         try:
-            held = self._files.held_bytes()
+            queued, held = self._files.queued_seconds(), self._files.held_bytes()
         except KernelError:
             return
+        # While it waits for a child it does not run, and that it has not grown means nothing.
+        if self.state is StepState.RUNNING and not self.children:
+            # The kernel tells of a wait when it has ended: it may be longer than the time since the last look.
+            self._queued_debt += queued - self._queued_seconds
+            absorbed = min(gap, self._queued_debt)
+            self._queued_debt -= absorbed
+            # We were stopped ourselves (^Z), and all with us; or the machine slept.
+            self._gap_seconds = gap - absorbed if gap < 1.0 else 0.0
+            self.ran_seconds += self._gap_seconds
+        self._queued_seconds = queued
         if held == 0 and self.held_bytes:
             return  # A zombie by now: its memory is gone, and its end comes on the pidfd.
         self.held_bytes = held
-        if self.state is not StepState.RUNNING:
+        if self.state is not StepState.RUNNING or self.children:
             return
         if held > self.peak_bytes * (1 + _NOTICEABLE_SHARE) + _NOTICEABLE_BYTES:
             self._grown_at_seconds = self.ran_seconds

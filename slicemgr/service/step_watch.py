@@ -84,6 +84,8 @@ class StepWatch:
         self._judge_due = 0.0
         self.version = 0
         """Grows whenever `steps` changes."""
+        self.back: list[LiveStep] = []
+        """Steps whose last child has ended, so that they compute again; whoever looks takes them out."""
         self.has_ended = False
         """Some step has."""
         self.steps: dict[int, LiveStep] = {}
@@ -98,7 +100,11 @@ class StepWatch:
         says so; they are members until somebody reaps them. Raises KernelError if the job can't be listed (any more).
         """
         # Kept until all has been looked at: what fails for a moment must not lose an end.
-        self._ended += [step for pid in exited if (step := self.forget(pid)) is not None]
+        for pid in exited:
+            if pid in self.steps and procfs.has_failed(pid):
+                self.steps[pid].is_whole = False
+            if (step := self.forget(pid)) is not None:
+                self._ended.append(step)
         self._is_stale = self._is_stale or born is None or len(born) > 0 or bool(self._ended)
         # Who is adopted, or has ended without having been a step, is seen later.
         if self._is_stale and (born is None or now_seconds >= self._list_due):
@@ -148,6 +154,14 @@ class StepWatch:
             chain.append(pid)
         return chain
 
+    def is_continuation(self, step: LiveStep) -> bool:
+        """Whether a step has started it, and waits for it alone: meinproc5 checks what it reads by an xmllint.
+
+        The one that waits holds what it holds, so to hold the other would only keep both from their ends.
+        """
+        parent = self.steps.get(self._parents.get(step.identity.pid, 0))
+        return parent is not None and parent.children == 1 and parent.state is StepState.RUNNING
+
     @property
     def others(self) -> Iterable[int]:
         """The pids of those that are no steps: drivers, and who is too young to tell."""
@@ -193,6 +207,8 @@ class StepWatch:
         parent = self.steps.get(self._parents.pop(pid, 0))
         if parent is not None:
             parent.children -= 1
+            if not parent.children:
+                self.back.append(parent)
 
     def _judged(self, pid: int, now_seconds: float) -> LiveStep | None:
         """A step, if it is one by now."""
@@ -207,9 +223,10 @@ class StepWatch:
         try:
             stat = procfs.read_stat(pid)
             other.name = os.fsdecode(stat.comm)
-            if pid == self._root_pid or stat.state in "ZX" or steps.is_driver(other.name) or self._has_children(pid):
+            if pid == self._root_pid or stat.state in "ZX" or steps.is_no_step(other.name) or self._has_children(pid):
                 return None
-            if self._is_copy(pid, stat, is_young) or steps.is_driver(program_of(pid)):
+            program = program_of(pid)
+            if steps.is_driver(program) or self._is_copy(pid, stat, program, is_young):
                 return None
             return self._begun(pid, stat, other, now_seconds)
         except (KernelError, RefusedError, OSError):
@@ -218,13 +235,16 @@ class StepWatch:
     def _has_children(self, pid: int) -> bool:
         return pid in self._parents.values()
 
-    def _is_copy(self, pid: int, stat: formats.ProcStat, is_young: bool) -> bool:
-        """Still before its exec: a fork that looks like its parent, or a vfork whose stop would stop that as well."""
+    def _is_copy(self, pid: int, stat: formats.ProcStat, program: str, is_young: bool) -> bool:
+        """Still before its exec: a fork that looks like its parent, or a vfork whose stop would stop that as well.
+
+        The name alone does not tell: a launcher is a script by the name of its compiler (build/launcher.py).
+        """
         parent = self._others.get(stat.ppid) or self.steps.get(stat.ppid)
         if parent is None:
             return False
         name = parent.name if isinstance(parent, _Other) else parent.kind
-        if os.fsdecode(stat.comm) != name:
+        if os.fsdecode(stat.comm) != name or program != program_of(stat.ppid):
             return False
         return is_young or bool(same_address_space(pid, stat.ppid))
 
