@@ -36,9 +36,9 @@ DRIVERS: Final = SHELLS | {
 
 TOOLS: Final = frozenset({
     "[", "awk", "basename", "cat", "chgrp", "chmod", "chown", "cmp", "cp", "cut", "date", "dd", "dirname", "echo",
-    "expr", "false", "gawk", "getconf", "grep", "head", "id", "install", "ln", "ls", "mawk", "mkdir", "mkfifo", "mktemp", "mv",
-    "od", "pkg-config", "printf", "pwd", "readlink", "realpath", "rm", "rmdir", "sed", "seq", "sleep", "stat", "tail",
-    "tar", "tee", "test", "touch", "tr", "true", "uname", "wc", "which",
+    "expr", "false", "gawk", "getconf", "grep", "head", "id", "install", "ln", "ls", "mawk", "mkdir", "mkfifo",
+    "mktemp", "mv", "od", "pkg-config", "printf", "pwd", "readlink", "realpath", "rm", "rmdir", "sed", "seq",
+    "sleep", "stat", "tail", "tar", "tee", "test", "touch", "tr", "true", "uname", "wc", "which",
 })  # fmt: skip
 """What holds a few megabytes, whatever it is given. They make up most of the processes of a build and none of its
 memory, and a build of which nothing is known would begin with three of them. Not sort and diff, which read all."""
