@@ -111,6 +111,12 @@ class JobBudget:
             alone = min(alone, around.slice_limit)
         return Budget(max(0, budget), used, is_shared=budget < alone)
 
+    def raise_limit(self, size_bytes: int) -> None:
+        """A process tree has been let have so much more; of a cgroup its files tell."""
+        if self._limit is not None:
+            self._limit += size_bytes
+        self._around = None
+
     def _look(self, now_seconds: float, used: int, *, is_told: bool) -> _Surroundings:
         # A daemon that has gone leaves builds behind that may all be about to grow.
         was_told = self._around is not None and self._around.is_told

@@ -109,7 +109,7 @@ class JobPacer:
             allowance=job.allowance,
         )
         last_resort = LastResort(
-            borrow=lambda: settings.borrow_bytes if settings.borrow_bytes and job.borrow(settings.borrow_bytes) else 0,
+            borrow=lambda: self._borrow(settings.borrow_bytes),
             cgroup=self._cgroup,
             free_swap=lambda: self._machine.reading().swap_free_bytes,
             ancestors_of=self._watch.ancestors_of,
@@ -141,6 +141,12 @@ class JobPacer:
             self._machine.close()
             if self._cgroup is not None:
                 self._cgroup.close()
+
+    def _borrow(self, size_bytes: int) -> int:
+        if not size_bytes or not self._job.borrow(size_bytes):
+            return 0
+        self._budget.raise_limit(size_bytes)
+        return size_bytes
 
     def mark_killed(self, pid: int) -> None:
         """A guard is about to kill this one, or has just done so. From any thread."""

@@ -338,3 +338,13 @@ def test_a_cgroup_without_the_memory_controller(desk: Desk) -> None:
 )
 def test_whose_cgroup_is_a_job(name: str, told: bool) -> None:
     assert is_job(name) is told
+
+
+def test_a_borrowed_limit_counts_at_once(tmp_path: Path) -> None:
+    """A process tree that was let have more: the next read says so, also within LOOK_SECONDS."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 16777216 kB\nMemAvailable: 16777216 kB\n")
+    with JobBudget(None, reserve_bytes=0, limit_bytes=100 << 20, held=lambda: 1 << 20, meminfo=str(meminfo)) as budget:
+        assert budget.read(0.0).budget_bytes == 100 << 20
+        budget.raise_limit(28 << 20)
+        assert budget.read(0.01).budget_bytes == 128 << 20
