@@ -230,7 +230,8 @@ class Pacer:
         base_bytes = budget.used_bytes - sum(step.held_bytes for step in living)
         can_hold = self._holding.is_possible and now_seconds >= self._ending_until
         stand = any(step.is_held for step in self.steps.values())
-        self._is_near = can_hold and (stand or self._may_come_near(steps, budget, base_bytes))
+        has_ceiling = self._ceiling is not None
+        self._is_near = can_hold and (stand or has_ceiling or self._may_come_near(steps, budget, base_bytes))
         if not self._is_near:
             self.let_all_go(now_seconds)
             self._measure_due = now_seconds + FAR_SECONDS

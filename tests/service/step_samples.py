@@ -103,10 +103,14 @@ class FakeStep(LiveStep):
         self.fake_files = FakeFiles()
         process, files = cast("HeldProcess", self.fake_process), cast("StepFiles", self.fake_files)
         super().__init__(order, self.fake_process.identity, kind, process, files, now_seconds)
+        self.progresses = True
 
     @property
     def pid(self) -> int:
         return self.identity.pid
+
+    def has_progressed(self) -> bool:
+        return self.progresses
 
     def hold_bytes(self, size: int, now_seconds: float) -> None:
         """It holds this now, and was measured."""
@@ -138,6 +142,7 @@ class FakeWatch:
         self.others: list[int] = []
         self.ancestors: dict[int, list[int]] = {}
         self.continuations: set[int] = set()
+        self.back: list[LiveStep] = []
         self.version = 0
         self.has_ended = False
         self.raises: Exception | None = None

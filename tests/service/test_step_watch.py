@@ -120,7 +120,7 @@ def watched() -> Iterator[Callable[..., Watched]]:
 
 
 @contextmanager
-def _started(*command: str) -> Iterator[WaitingChild]:
+def started(*command: str) -> Iterator[WaitingChild]:
     """A tree whose last process answers; all of it is gone afterwards."""
     with waiting_child(*command) as root:
         try:
@@ -163,13 +163,13 @@ def _until(root: int, name: str, *, count: int = 1) -> list[int]:
 )
 def test_leaves_are_steps(watched: Callable[..., Watched], command: tuple[str, ...], names: list[str]) -> None:
     """Who starts others never waits."""
-    with _started(*command) as root:
+    with started(*command) as root:
         assert watched(root.pid).names() == names
 
 
 def test_it_is_a_step_at_once(watched: Callable[..., Watched]) -> None:
     """At the first look after its exec: it takes 5 to 10 MB in its first 10 ms."""
-    with _started("sh", "-c", "compute; :") as root:
+    with started("sh", "-c", "compute; :") as root:
         begun, ended = watched(root.pid).look()
         assert ([step.kind for step in begun], ended) == (["compute"], [])
         (step,) = begun
@@ -182,7 +182,7 @@ def test_it_is_a_step_at_once(watched: Callable[..., Watched]) -> None:
 
 def test_a_shell_that_execs(watched: Callable[..., Watched]) -> None:
     """It is none, and then it is what it was told to run."""
-    with _started("sh", "-c", "sh -c 'read one; echo; read two; echo; exec compute'; :") as root:
+    with started("sh", "-c", "sh -c 'read one; echo; read two; echo; exec compute'; :") as root:
         all_of_it = watched(root.pid)
         assert all_of_it.names() == []
         root.answer()
@@ -197,7 +197,7 @@ def test_a_script(watched: Callable[..., Watched], tmp_path: Path, interpreter: 
     body = f"import sys\n{ANSWER}\n" if names else "while read line; do echo; done\n"
     script.write_text(f"#!{interpreter}\n{body}")
     script.chmod(0o755)
-    with _started("sh", "-c", f"{script}; :") as root:
+    with started("sh", "-c", f"{script}; :") as root:
         assert watched(root.pid).names() == names
 
 
@@ -240,7 +240,7 @@ else:
 
 def test_a_forked_worker(watched: Callable[..., Watched]) -> None:
     """It looks like its parent, and may be about to exec; when it still does so after a while it computes."""
-    with _started("sh", "-c", f'{sys.executable} -ISc "$0"; :', FORKS) as root:
+    with started("sh", "-c", f'{sys.executable} -ISc "$0"; :', FORKS) as root:
         all_of_it = watched(root.pid)
         assert all_of_it.look() == ([], [])
         assert all_of_it.look(YOUNG_SECONDS / 2) == ([], [])
@@ -267,7 +267,7 @@ while os.read(0, 1):
 
 def test_a_step_that_has_children(watched: Callable[..., Watched]) -> None:
     """It computed, and starts others now: it may not be stopped as long as they are there."""
-    with _started("sh", "-c", f'{sys.executable} -ISuc "$0"; :', FORKS_LATER) as root:
+    with started("sh", "-c", f'{sys.executable} -ISuc "$0"; :', FORKS_LATER) as root:
         all_of_it = watched(root.pid)
         step = all_of_it.only()
         assert step.as_step(all_of_it.now).may_wait
@@ -297,7 +297,7 @@ def test_a_step_that_has_children(watched: Callable[..., Watched]) -> None:
 )
 def test_who_never_waits(watched: Callable[..., Watched], command: str, spared: tuple[str, ...]) -> None:
     """It is a step, and runs."""
-    with _started("sh", "-c", f"{command}; :") as root:
+    with started("sh", "-c", f"{command}; :") as root:
         step = watched(root.pid, spared=spared).only()
         assert (step.kind, step.state, step.may_wait) == ("compute", StepState.RUNNING, False)
 
@@ -305,7 +305,7 @@ def test_who_never_waits(watched: Callable[..., Watched], command: str, spared: 
 @pytest.mark.parametrize("spared", [("c", "te", "*x"), ()])
 def test_who_may_wait(watched: Callable[..., Watched], spared: tuple[str, ...]) -> None:
     """A job of a shell without job control, by another name than those."""
-    with _started("sh", "-c", "bash -c 'compute; :'; :") as root:
+    with started("sh", "-c", "bash -c 'compute; :'; :") as root:
         step = watched(root.pid, spared=spared).only()
         assert (step.kind, step.state, step.may_wait) == ("compute", StepState.NEW, True)
 
@@ -345,7 +345,7 @@ def test_on_a_terminal(watched: Callable[..., Watched], options: list[str], type
 
 def test_one_that_somebody_has_stopped(watched: Callable[..., Watched]) -> None:
     """Before we came: it is not ours."""
-    with _started("sh", "-c", "compute; :") as root:
+    with started("sh", "-c", "compute; :") as root:
         (pid,) = _until(root.pid, "compute")
         os.kill(pid, signal.SIGSTOP)
         deadline = time.monotonic() + SECONDS
@@ -357,7 +357,7 @@ def test_one_that_somebody_has_stopped(watched: Callable[..., Watched]) -> None:
 @pytest.mark.parametrize("is_agent", [False, True])
 def test_the_workers_of_an_agent(watched: Callable[..., Watched], is_agent: bool) -> None:
     """A program that a person talks to, and its children by the same name: they never wait."""
-    with _started(sys.executable, "-ISc", FORKS) as root:
+    with started(sys.executable, "-ISc", FORKS) as root:
         step = watched(root.pid, root_is_agent=is_agent).only()
         assert (step.kind, step.may_wait) == (PYTHON, not is_agent)
 
@@ -365,13 +365,13 @@ def test_the_workers_of_an_agent(watched: Callable[..., Watched], is_agent: bool
 def test_what_an_agent_starts(watched: Callable[..., Watched]) -> None:
     """Its builds wait as others do."""
     script = "import subprocess; subprocess.run(['sh', '-c', 'compute; :'])"
-    with _started(sys.executable, "-ISc", script) as root:
+    with started(sys.executable, "-ISc", script) as root:
         assert watched(root.pid, root_is_agent=True).only().may_wait
 
 
 def test_who_is_not_of_the_job(watched: Callable[..., Watched]) -> None:
     """The guardian lives in the job's own scope."""
-    with _started("sh", "-c", "compute; :") as root:
+    with started("sh", "-c", "compute; :") as root:
         (pid,) = _until(root.pid, "compute")
         all_of_it = watched(root.pid, spares=frozenset({pid}))
         assert all_of_it.names() == []
@@ -382,7 +382,7 @@ def test_who_is_not_of_the_job(watched: Callable[..., Watched]) -> None:
 @pytest.mark.parametrize("is_told", [False, True])
 def test_a_step_ends(watched: Callable[..., Watched], is_told: bool) -> None:
     """Told by its pidfd, or found missing; once, and its descriptors are closed."""
-    with _started("sh", "-c", "compute; read x; :") as root:
+    with started("sh", "-c", "compute; read x; :") as root:
         all_of_it = watched(root.pid)
         before = descriptors()
         step = all_of_it.only()
@@ -418,7 +418,7 @@ def _until_gone(pid: int) -> None:
 def test_the_numbers_that_are_new(watched: Callable[..., Watched]) -> None:
     """They are members if they are children of one; threads are none, and strangers are not."""
     script = f"import sys, threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n{ANSWER}"
-    with _started("sh", "-c", f'{sys.executable} -ISc "$0"; :', script) as root, waiting_child() as stranger:
+    with started("sh", "-c", f'{sys.executable} -ISc "$0"; :', script) as root, waiting_child() as stranger:
         all_of_it = watched(root.pid)
         all_of_it.members = lambda: [root.pid]
         all_of_it.look()
@@ -431,7 +431,7 @@ def test_the_numbers_that_are_new(watched: Callable[..., Watched]) -> None:
 
 def test_a_grandchild_is_a_member_in_the_same_look(watched: Callable[..., Watched]) -> None:
     """Numbers are given out in their order: its parent comes first."""
-    with _started("sh", "-c", "sh -c 'compute; :'; :") as root:
+    with started("sh", "-c", "sh -c 'compute; :'; :") as root:
         all_of_it = watched(root.pid)
         all_of_it.members = lambda: [root.pid]
         all_of_it.look()
@@ -442,7 +442,7 @@ def test_a_grandchild_is_a_member_in_the_same_look(watched: Callable[..., Watche
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), CgroupGoneError("/a")])
 def test_the_list_fails_for_once(watched: Callable[..., Watched], error: Exception) -> None:
     """An end that was told meanwhile is not lost, and neither is a birth."""
-    with _started("sh", "-c", "compute; compute; :") as root:
+    with started("sh", "-c", "compute; compute; :") as root:
         all_of_it = watched(root.pid)
         step = all_of_it.only()
         os.kill(step.identity.pid, signal.SIGKILL)
@@ -464,7 +464,7 @@ def test_the_list_fails_for_once(watched: Callable[..., Watched], error: Excepti
 @pytest.mark.parametrize("where", ["hold", "sign", "files", "gone"])
 def test_nothing_stays_open(watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Where somebody can't be looked at now; it is tried again when there are descriptors."""
-    with _started("sh", "-c", "compute; :") as root:
+    with started("sh", "-c", "compute; :") as root:
         all_of_it = watched(root.pid)
         before = descriptors()
 
@@ -487,7 +487,7 @@ def test_nothing_stays_open(watched: Callable[..., Watched], monkeypatch: pytest
 
 def test_all_are_let_go_of() -> None:
     """At the end."""
-    with _started("sh", "-c", "compute | compute; :") as root:
+    with started("sh", "-c", "compute | compute; :") as root:
         before = descriptors()
         all_of_it = Watched(root.pid)
         assert all_of_it.names() == ["compute", "compute"]
@@ -499,7 +499,7 @@ def test_all_are_let_go_of() -> None:
 @pytest.mark.parametrize("is_reversed", [False, True])
 def test_whoever_is_asked_about_first(watched: Callable[..., Watched], is_reversed: bool) -> None:
     """A fork that looks like its parent does so also before its parent was looked at."""
-    with _started("sh", "-c", f'{sys.executable} -ISc "$0"; :', FORKS) as root:
+    with started("sh", "-c", f'{sys.executable} -ISc "$0"; :', FORKS) as root:
         all_of_it = watched(root.pid)
         below = sorted(tree_below(root.pid).keys() - {root.pid}, reverse=is_reversed)
         all_of_it.members = lambda: [root.pid]

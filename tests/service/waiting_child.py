@@ -76,7 +76,12 @@ def waiting_child(*command: str) -> Iterator[WaitingChild]:
         yield child
     finally:
         child.process.kill()
-        child.process.communicate()
+        assert child.process.stdin is not None
+        assert child.process.stdout is not None
+        # Not communicate(): whom it has left running may have its end of a pipe.
+        child.process.stdin.close()
+        child.process.stdout.close()
+        child.process.wait()
 
 
 def descriptors() -> set[str]:
