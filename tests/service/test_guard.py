@@ -76,6 +76,9 @@ class Machine:
     def place(self, pid: int) -> None:
         raise AssertionError("the guard has no need of this")
 
+    def leave_out(self, pid: int) -> None:
+        raise AssertionError("nor of this")
+
     def members(self) -> set[int]:
         raise AssertionError("the guard has no need of this")
 
