@@ -7,6 +7,7 @@ one process takes CAP_SYS_NICE, process_madvise(2)). Then those with the least w
 where a launcher stands before them. Who does not fit even alone ends, and is told of; that one is not tried again.
 """
 
+import contextlib
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.hold import HeldProcess
 from slicemgr.model.decision import Evidence, Resource
 from slicemgr.model.decision import Shortage as LimitShortage
-from slicemgr.model.process import ProcessSample
+from slicemgr.model.process import ProcessIdentity, ProcessSample
 from slicemgr.model.step import StepState
 from slicemgr.policy.badness import BadnessScale, badness
 from slicemgr.policy.last_resort import least_work_lost
@@ -69,6 +70,8 @@ class LastResort:
         self._is_pushing = False
         self._last_free_swap: int | None = None
         self._has_borrowed = False
+        self._killed: set[ProcessIdentity] = set()
+        """Who has not ended by it yet frees nothing: then somebody else has to."""
 
     def __call__(self, shortage: Shortage) -> None:
         """One thing at a time; the pacer looks what has come of it before it asks again."""
@@ -109,11 +112,12 @@ class LastResort:
 
     def _end(self, shortage: Shortage) -> None:
         now = self._clock()
-        steps = {step.order: step for step in shortage.steps.values()}
+        steps = {step.order: step for step in shortage.steps.values() if step.identity not in self._killed}
+        only_running = [step.order for step in steps.values() if step.state is StepState.RUNNING]
         orders = least_work_lost([step.as_step(now) for step in steps.values()], shortage.short_bytes)
         for order in orders:
             step = steps[order]
-            is_too_big = step.state is StepState.RUNNING and len(orders) == 1
+            is_too_big = list(orders) == [order] == only_running
             self._kill(step, shortage, steps, is_too_big=is_too_big, now_seconds=now)
 
     def _kill(
@@ -126,14 +130,19 @@ class LastResort:
         now_seconds: float,
     ) -> None:
         pid = step.identity.pid
-        step.is_whole = False
         try:
             sample = procfs.sample_process(pid)
+            if not sample.has_memory:
+                return  # It has just ended by itself.
+            step.process.check()  # So it was its own sample.
             if not is_too_big:
-                self._mark_killed(self._ancestors_of(pid))
+                with contextlib.suppress(OSError):  # A full file system: then it does not come again.
+                    self._mark_killed(self._ancestors_of(pid))
             step.process.kill()
         except (KernelError, OSError):
             return  # It has ended, or is none of ours; the next question finds another one.
+        step.is_whole = False
+        self._killed.add(step.identity)
         has_exited = _wait_for_exit(step.process)
         others = [each for each in steps.values() if each is not step]
         self._report(
