@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 SCRIPT = """
 import os, sys, tempfile
-from slicemgr.model.spec import JobSpec
+from slicemgr.model.spec import JobSpec, PacingRequest
 from slicemgr.placement.backend import JobHandle
 from slicemgr.service.job import Job
 
@@ -36,7 +36,8 @@ def placed(handle):
 job = Job(
     JobSpec((command,), name="n", slice_name="build.slice", high=None, max=None, swap_max=None),
     (None, None, None),
-    search_path=os.environ["PATH"],
+    environment=dict(os.environ),
+    pacing=PacingRequest(),
     machine_total_bytes=1 << 30,
     state=tempfile.gettempdir(),
     tell=print,
