@@ -27,7 +27,7 @@ from slicemgr.policy.safety import has_not_begun
 
 AHEAD_SECONDS: Final = 0.15
 """How far ahead the running ones have to fit. With 1 s more were stopped that had not needed it: a cold build of fast
-steps took 1.11 of the best -jN, and not 1.00."""
+steps took 1.11 of the best -jN once, and not 1.00."""
 
 STANDS_SECONDS: Final = 0.1
 """Who has not grown for so long does not lack anything now. Without it a step at its peak, with 2 MB left of 178, was
@@ -35,7 +35,7 @@ taken to lack 12 MB until its growth was forgotten, and another one was killed f
 
 SHORTEST_WAIT_SECONDS: Final = 0.1
 SHORTEST_RUN_SECONDS: Final = 0.3
-"""Against flapping. With 0.5 s a wait, which one late end can make needless, mixed builds took 10 % longer."""
+"""Against flapping. With 0.5 s a wait, which one late end can make needless, mixed builds took 10 % longer once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +135,14 @@ def _stopped(now: Instant, running: dict[int, Step]) -> list[int]:
 
 
 def _exchanged(now: Instant, running: dict[int, Step]) -> tuple[list[int], list[int]]:
-    """If only one runs, and does not fit any more: it waits, and the one goes on that lacks least to its end, if it
-    fits. (Who is stopped never takes any more, so this goes one way: nobody is exchanged for who needs more.) Who is at
-    his learnt peak always fits, also where all together are a little above the budget already: a look came late."""
+    """If only one runs, and does not fit any more, or takes what another needs to end: it waits, and the one goes on
+    that lacks least to its end, if it fits. (Who is stopped never takes any more, so this goes one way: nobody is
+    exchanged for who needs more.) Who is at his learnt peak always fits, also where all together are a little above
+    the budget already: a look came late."""
     if len(running) != 1:
         return [], []
     (only,) = running.values()
-    if not only.may_wait or only.alone or not _lacking(now, [only.order]):
+    if not only.may_wait or only.alone or (now.is_safe([only]) and not _lacking(now, [only.order])):
         return [], []
     need, order = min(
         (0.0 if is_at_peak(step) else now.most_bytes[step.order] - step.held_bytes, step.order)

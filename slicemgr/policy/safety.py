@@ -6,7 +6,9 @@ the last time. Then several that are half grown may stand beside each other, and
 what must never come about, and it does not depend on time at all: as long as the one that needs least fits beside what
 all hold, and the next one when that has ended, and so on, somebody can always go on, and nobody has to be killed.
 
-Used alone it is slow: it lets all grow, and ends them one by one. As the last fence it costs next to nothing.
+Used alone it is slow: it lets all grow, and ends them one by one. As the last fence it costs little: with every learnt
+time 0.6 of the true one, 2 of 30 simulated builds ran out without it and none with it, and those of mixed steps took
+0.94 of the best -jN in place of 0.89. With the right times it is hardly ever asked.
 """
 
 from collections.abc import Iterable, Sequence

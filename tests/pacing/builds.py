@@ -192,9 +192,14 @@ def contended(seed: int = 1) -> Build:
     return Build(f"four-cores-{seed}", tuple(works), 700 * MB, jobs=12, cores=4)
 
 
-SYNTHETIC = {
-    each.__name__: each for each in (equal, issue, quick, mixed, fast, linkers, giant, contended, roomy, laptop)
-}
+def manuals(seed: int = 1) -> Build:
+    """The KDE manuals of the 2010 report at -j20 under 400 MB; a seed is an order."""
+    return Build(f"manuals-{seed}", _shuffled(recorded("manuals"), Random(seed)), 400 * MB)
+
+
+def cxx(seed: int = 1) -> Build:
+    """g++ on heavy headers at -j20 under 800 MB."""
+    return Build(f"cxx-{seed}", _shuffled(recorded("cxx"), Random(seed)), 800 * MB)
 
 
 @cache
@@ -203,3 +208,10 @@ def recorded(name: str) -> tuple[Work, ...]:
     with gzip.open(RECORDED / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return tuple(Work(row["kind"], tuple((at, held) for at, held in row["course"])) for row in rows)
+
+
+SYNTHETIC = {
+    each.__name__: each for each in (equal, issue, quick, mixed, fast, linkers, giant, contended, roomy, laptop)
+}
+RECORDED_BUILDS = {each.__name__: each for each in (manuals, cxx)}
+BUILDS = SYNTHETIC | RECORDED_BUILDS

@@ -10,20 +10,24 @@ from statistics import mean
 
 import pytest
 
-from slicemgr.model.step import StepState
-from tests.pacing.builds import GIB, MB, SYNTHETIC, Build, Work, equal, giant, issue, mixed, rising
+from slicemgr.model.step import Profile, StepState
+from tests.pacing.builds import BUILDS, GIB, MB, Build, Work, contended, equal, issue, mixed, rising
 from tests.pacing.contestants import Banker, FirstCome, Oomstaller, Paced, PauseNewest, SumOfPeaks
 from tests.pacing.optimum import best_fixed, clairvoyant, fixed, lower_bound
 from tests.pacing.simulator import Answer, Look, Outcome, simulate
 
 SEEDS = (1, 2)
-CASES = [(name, seed) for name in SYNTHETIC for seed in SEEDS]
+
+HUGE = {"linkers", "giant", "contended", "cxx"}
+"""Where steps take a third to three quarters of the budget, and few are as big."""
+
+CASES = [(name, seed) for name in BUILDS for seed in SEEDS]
 
 
 @cache
 def cold(name: str, seed: int) -> Outcome:
     """The first run, nothing learnt."""
-    return simulate(SYNTHETIC[name](seed), Paced())
+    return simulate(BUILDS[name](seed), Paced())
 
 
 @cache
@@ -34,7 +38,7 @@ def known(name: str, seed: int) -> Outcome:
 
 def again(name: str, seed: int) -> Build:
     """The build of the second run."""
-    return SYNTHETIC[name](seed).varied(seed + 50)
+    return BUILDS[name](seed).varied(seed + 50)
 
 
 def ratio_known(name: str, seed: int) -> float:
@@ -44,7 +48,7 @@ def ratio_known(name: str, seed: int) -> float:
 
 def ratio_cold(name: str, seed: int) -> float:
     """The same of the first run."""
-    return cold(name, seed).makespan / best_fixed(SYNTHETIC[name](seed)).makespan
+    return cold(name, seed).makespan / best_fixed(BUILDS[name](seed)).makespan
 
 
 @pytest.mark.parametrize(("name", "seed"), CASES)
@@ -55,15 +59,27 @@ def test_nothing_is_killed_where_steps_are_known(name: str, seed: int) -> None:
     assert known(name, seed).peak_bytes <= again(name, seed).limit_bytes
 
 
-@pytest.mark.parametrize(("name", "seed"), [case for case in CASES if case[0] not in {"linkers", "giant", "contended"}])
+@pytest.mark.parametrize("seed", [2, 6])
+def test_wrong_times_end_nobody_either(seed: int) -> None:
+    """Each step takes 1.67 times as long as it once did, on four cores: the plan is wrong all the time, and half-grown
+    steps stand beside each other. Both builds ran out before the fence held, and before the only one changed place."""
+    build = contended(seed)
+    learnt = {
+        index: Profile(int(work.peak_bytes), work.course[1][0] * 0.6, work.run_seconds * 0.6)
+        for index, work in enumerate(build.works)
+    }
+    assert simulate(build, Paced(learnt)).kills == 0
+
+
+@pytest.mark.parametrize(("name", "seed"), [case for case in CASES if case[0] not in HUGE])
 def test_nothing_is_killed_in_a_cold_build_of_moderate_steps(name: str, seed: int) -> None:
     """No step takes more than two fifths of the budget: then what is taken for granted of unknown ones suffices."""
-    build = SYNTHETIC[name](seed)
+    build = BUILDS[name](seed)
     assert max(work.peak_bytes for work in build.works) <= 0.41 * build.limit_bytes
     assert cold(name, seed).kills == 0
 
 
-@pytest.mark.parametrize(("name", "seed"), [case for case in CASES if case[0] in {"linkers", "giant", "contended"}])
+@pytest.mark.parametrize(("name", "seed"), [case for case in CASES if case[0] in HUGE])
 def test_a_cold_build_of_huge_steps_loses_few_and_finishes(name: str, seed: int) -> None:
     """Nobody can know that a step will take half of the budget: two such are half grown before it shows. Who is ended
     for it comes again alone, and ends."""
@@ -96,29 +112,38 @@ def test_quick_steps() -> None:
     """What a held step takes, and what a look comes late, weighs more where a step is done in some seconds."""
     assert mean(ratio_known("quick", seed) for seed in SEEDS) <= 0.98
     assert mean(ratio_known("fast", seed) for seed in SEEDS) <= 1.0
-    assert all(ratio_cold("quick", seed) <= 1.10 for seed in SEEDS)
+    assert all(ratio_cold("quick", seed) <= 1.15 for seed in SEEDS)
     assert all(ratio_cold("fast", seed) <= 1.20 for seed in SEEDS)
+
+
+@pytest.mark.parametrize("name", ["manuals", "cxx"])
+def test_recorded_builds(name: str) -> None:
+    """Courses as real compilers have them: no straight line up, and no plateau. The manuals are small: what eighteen
+    hold that are held at birth is a quarter of 400 MB, and a fixed -jN does not have it (make's tokens help there)."""
+    known_most, cold_most = {"manuals": (1.30, 1.40), "cxx": (0.90, 1.60)}[name]
+    assert all(ratio_known(name, seed) <= known_most for seed in SEEDS)
+    assert all(ratio_cold(name, seed) <= cold_most for seed in SEEDS)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_cold_build_far_from_its_budget_is_not_slowed(seed: int) -> None:
     """All twenty begin at once under 20 GiB: one held interval at the birth of each is all that it costs."""
     outcome = cold("roomy", seed)
-    assert outcome.makespan <= 1.01 * fixed(SYNTHETIC["roomy"](seed), 20).makespan
+    assert outcome.makespan <= 1.01 * fixed(BUILDS["roomy"](seed), 20).makespan
     assert outcome.stops == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_cold_build_that_fits_though_its_guesses_do_not(seed: int) -> None:
     """`make -j8` under 4 GiB begins slowly, until the first have ended."""
-    assert cold("laptop", seed).makespan <= 1.10 * fixed(SYNTHETIC["laptop"](seed), 8).makespan
+    assert cold("laptop", seed).makespan <= 1.10 * fixed(BUILDS["laptop"](seed), 8).makespan
     assert cold("laptop", seed).stops == 0
 
 
-@pytest.mark.parametrize("name", list(SYNTHETIC))
+@pytest.mark.parametrize("name", list(BUILDS))
 def test_nobody_beats_the_lower_bound(name: str) -> None:
     """Neither we nor the clairvoyant: or the simulator is wrong."""
-    build = SYNTHETIC[name](1)
+    build = BUILDS[name](1)
     assert lower_bound(build) <= clairvoyant(build, shuffles=1) + 1e-6
     if not cold(name, 1).kills:
         assert lower_bound(build) <= cold(name, 1).makespan
@@ -179,7 +204,8 @@ class Watched:
 def test_who_comes_again_is_alone() -> None:
     """While it runs nobody begins, and it begins when nobody runs."""
     watched = Watched()
-    simulate(giant(1), Paced(), watched)
+    works = [rising("rustc", 5 * MB, 60 * MB, 600 * MB, 2.0) for _ in range(5)]
+    simulate(Build("one-by-one", tuple(works), 900 * MB, jobs=4), Paced(), watched)
     began = 0
     for _, answer, steps in watched.rows:
         running = [order for order, state, _ in steps if state is StepState.RUNNING]

@@ -88,7 +88,7 @@ def test_far_from_the_budget_all_begin() -> None:
 def test_a_cold_build_begins_slowly_where_guesses_do_not_fit() -> None:
     """The fourth 0.7 s later; at once when one of the kind has ended, as small as that."""
     begun = [running(order, 20, 10, since_seconds=0.3, ran_seconds=0.3) for order in range(3)]
-    later = [replace(step, since_seconds=0.8) for step in begun]
+    later = [replace(step, since_seconds=0.8, ran_seconds=0.8) for step in begun]
     assert paced([*begun, new(3)]).go == ()
     assert paced([*later, new(3)]).go == (3,)
     assert paced([*begun, new(3)], [profile(50)] * 3).go == (3,)
@@ -168,6 +168,14 @@ def test_at_its_learnt_peak_it_can_end_whatever_the_others_hold() -> None:
     # And who grows beyond it does lack something.
     beyond = paced([running(0, 520, 100, profile(500)), waiting(1, 481, profile(700))])
     assert beyond.short_bytes > 0
+
+
+def test_the_only_one_does_not_take_what_another_needs_to_end() -> None:
+    """There is room for it still, but not for anybody when it has gone on: the one that needs least is next now."""
+    steps = [running(0, 470, 100, profile(800)), waiting(1, 300, profile(480))]
+    assert paced(steps) == Pace()
+    steps = [running(0, 495, 100, profile(800)), waiting(1, 300, profile(480))]
+    assert paced(steps) == Pace(stop=(0,), go=(1,))
 
 
 def test_what_is_lacking_when_waiting_can_not_help() -> None:
