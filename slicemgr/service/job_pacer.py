@@ -85,29 +85,37 @@ class JobPacer:
         self._job = job
         self._is_near = False
         self._began_cpu_seconds = time.thread_time()
-        self._births = Births()
-        self._machine = MachineReader()
-        self._cgroup = None if job.cgroup is None else CgroupDir.open(job.cgroup)
-        self._memory = RememberedSteps(steps_path, failed, directory=job.directory)
-        cgroup, source = job.cgroup or "", job.source
-        place = source if source is not None else self._cgroup
-        assert place is not None, "a job is in a cgroup, or a process tree"  # noqa: S101 - for mypy
-        self._watch = StepWatch(
-            place.members,
-            root_pid=job.pid,
-            hold=lambda identity: HeldProcess(identity, cgroup),
-            sign=signature_of,
-            spared=settings.never_hold,
-            spares=job.spares,
-            root_is_agent=job.is_agent,
-        )
-        self._budget = JobBudget(
-            job.cgroup,
-            reserve_bytes=settings.reserve_bytes,
-            limit_bytes=job.limit_bytes,
-            held=(lambda: 0) if source is None else TreeUse(self._watch, source, job.limit_bytes),
-            allowance=job.allowance,
-        )
+        with contextlib.ExitStack() as opened:  # Where one of them fails, the others are closed.
+            self._births = Births()
+            opened.callback(self._births.close)
+            self._machine = MachineReader()
+            opened.callback(self._machine.close)
+            self._cgroup = None if job.cgroup is None else CgroupDir.open(job.cgroup)
+            if self._cgroup is not None:
+                opened.callback(self._cgroup.close)
+            self._memory = RememberedSteps(steps_path, failed, directory=job.directory)
+            opened.callback(self._memory.close)
+            cgroup, source = job.cgroup or "", job.source
+            place = source if source is not None else self._cgroup
+            assert place is not None, "a job is in a cgroup, or a process tree"  # noqa: S101 - for mypy
+            self._watch = StepWatch(
+                place.members,
+                root_pid=job.pid,
+                hold=lambda identity: HeldProcess(identity, cgroup),
+                sign=signature_of,
+                spared=settings.never_hold,
+                spares=job.spares,
+                root_is_agent=job.is_agent,
+            )
+            self._budget = JobBudget(
+                job.cgroup,
+                reserve_bytes=settings.reserve_bytes,
+                limit_bytes=job.limit_bytes,
+                held=(lambda: 0) if source is None else TreeUse(self._watch, source, job.limit_bytes),
+                allowance=job.allowance,
+            )
+            opened.callback(self._budget.close)
+            self._closing = opened.pop_all()
         last_resort = LastResort(
             borrow=lambda: self._borrow(settings.borrow_bytes),
             cgroup=self._cgroup,
@@ -135,12 +143,7 @@ class JobPacer:
             summary = self.pacer.finish(now_seconds)
             return replace(summary, cpu_seconds=time.thread_time() - self._began_cpu_seconds)
         finally:
-            self._memory.close()
-            self._budget.close()
-            self._births.close()
-            self._machine.close()
-            if self._cgroup is not None:
-                self._cgroup.close()
+            self._closing.close()
 
     def _borrow(self, size_bytes: int) -> int:
         if not size_bytes or not self._job.borrow(size_bytes):

@@ -33,8 +33,11 @@ class PacerThread:
         self._failed = failed
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._pacer: JobPacer | None = None
+        self._is_ending = False
         self._is_finishing = False
-        self._is_done = threading.Event()
+        self._has_ended = False
+        self._closing = threading.Lock()
+        self._is_closed = False
         self.summary: PacingSummary | None = None
         """After `finish`; None if it was not there in time, or could not be made."""
         self._thread = threading.Thread(target=self._run, name="pacer", daemon=True)
@@ -46,6 +49,7 @@ class PacerThread:
 
     def end_soon(self) -> None:
         """The build is being ended: nobody may stand."""
+        self._is_ending = True  # Before the question: who is being made just now looks when he is.
         if self._pacer is not None:
             self._pacer.pacer.end_soon()
         self._call()
@@ -62,36 +66,56 @@ class PacerThread:
             self._pacer.mark_killed(pid)
 
     def finish(self) -> None:
-        """Resume all, and end; what is still being imported is not waited for."""
+        """Resume all, and end; what is still being imported is not waited for. A second time does nothing."""
         self._is_finishing = True
         self._call()
         if self._pacer is not None:
             self._thread.join()
-            self._close()
+        with self._closing:
+            if self._has_ended:
+                self._close()
 
     def _call(self) -> None:
-        try:
-            os.write(self._wake, b"x")
-        except OSError:  # Full: it will wake up.
-            return
+        with self._closing:
+            if self._is_closed:
+                return
+            try:
+                os.write(self._wake, b"x")
+            except OSError:  # Full: it will wake up.
+                return
 
     def _close(self) -> None:
-        os.close(self._wake)
-        os.close(self._woken)
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._wake)
+            os.close(self._woken)
 
     def _run(self) -> None:
+        try:
+            self._pace()
+        finally:
+            with self._closing:
+                self._has_ended = True
+                if self._is_finishing:  # It did not wait.
+                    self._close()
+
+    def _pace(self) -> None:
         try:
             paced = self._pacer = self._make()
         except Exception as error:  # noqa: BLE001 - told to a person; the command goes on
             if not self._is_finishing:
                 self._failed(error)
             return
+        if self._is_ending:
+            paced.pacer.end_soon()
         try:
             self._watch(paced)
         except Exception as error:  # noqa: BLE001 - likewise; nobody stands after `finish`
             self._failed(error)
-        finally:
+        try:
             self.summary = paced.finish(time.monotonic())
+        except Exception as error:  # noqa: BLE001 - likewise; whoever still stands is resumed by who outlives us
+            self._failed(error)
 
     def _watch(self, paced: JobPacer) -> None:
         from slicemgr.service.guard import FLEETING
@@ -102,9 +126,12 @@ class PacerThread:
         failures = 0
         interval = 0.0
         version = -1
-        while not self._is_finishing:
+        is_last = self._is_finishing  # While it was made.
+        while not is_last:
+            # Once more when the command has ended: its last step has as well, and is the linker, the fattest of all.
+            is_last = self._is_finishing
             exited: list[int] = []
-            for descriptor, _ in poll.poll(interval * 1000):
+            for descriptor, _ in poll.poll(0 if is_last else interval * 1000):
                 if descriptor == self._woken:
                     os.read(self._woken, 4096)
                 else:
