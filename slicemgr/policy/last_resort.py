@@ -19,9 +19,9 @@ def least_work_lost(steps: Sequence[Step], need_bytes: int) -> tuple[int, ...]:
 
     One if one suffices, else as few as do; of those the ones that have run the shortest time, then those that free
     the most, then the newest. Those that must not wait (they have children, or were excluded) only if the others do
-    not suffice. Never the only one that runs (of several: the oldest), unless all others together do not suffice:
-    then it exceeds the budget by itself, its end is what is needed, and nobody else's. Empty if nothing is needed, or
-    nobody holds anything.
+    not suffice, nor those that have come again already: they do so once. Never the only one that runs (of several: the
+    oldest), unless all others together do not suffice: then it exceeds the budget by itself, its end is what is needed,
+    and nobody else's. Empty if nothing is needed, or nobody holds anything.
     """
     if need_bytes <= 0:
         return ()
@@ -32,7 +32,8 @@ def least_work_lost(steps: Sequence[Step], need_bytes: int) -> tuple[int, ...]:
         default=None,
     )
     others = [step for step in steps if step is not keeper and step.held_bytes > 0]
-    for candidates in ([step for step in others if step.may_wait], others):
+    able = [step for step in others if step.may_wait]
+    for candidates in ([step for step in able if not step.alone], able, others):
         found = _fewest(candidates, need_bytes)
         if found:
             return tuple(sorted(step.order for step in found))

@@ -74,13 +74,18 @@ class LastResort:
         """Who has not ended by it yet frees nothing: then somebody else has to."""
 
     def __call__(self, shortage: Shortage) -> None:
-        """One thing at a time; the pacer looks what has come of it before it asks again."""
+        """One thing at a time; the pacer looks what has come of it before it asks again.
+
+        What may be borrowed is at once, before the guard, whose patience is as long as the pacer's, finds a stall.
+        """
         if self._is_pushing:
             return
-        if not self._has_borrowed:
+        if not self._has_borrowed and (shortage.is_sure or not shortage.budget.is_shared):
             self._has_borrowed = True
             if self._borrow():
                 return
+        if not shortage.is_sure:
+            return
         if not self._push_out(shortage.short_bytes):
             self._end(shortage)
 

@@ -76,6 +76,8 @@ class Shortage:
     """All, by pid."""
     short_bytes: int
     budget: Budget
+    is_sure: bool = True
+    """It has been so for some time. Else it was seen just now: nothing may be done that can't be undone."""
 
 
 class Pacer:
@@ -283,6 +285,7 @@ class Pacer:
             self._short_since = None
         elif self._short_since is None:
             self._short_since = now_seconds
+            self._last_resort(Shortage(self.steps, decision.short_bytes, budget, is_sure=False))
         elif now_seconds - self._short_since >= (SHARED_SECONDS if budget.is_shared else SHORT_SECONDS):
             self._short_since = None  # What is done takes effect, and is looked at, before more is done.
             self._last_resort(Shortage(self.steps, decision.short_bytes, budget))

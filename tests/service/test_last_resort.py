@@ -119,7 +119,7 @@ class Job:
     def _free_swap(self) -> int:
         return self.swap.pop(0) if len(self.swap) > 1 else self.swap[0]
 
-    def short_of(self, mib: int) -> None:
+    def short_of(self, mib: int, *, is_sure: bool = True) -> None:
         """The pacer says so."""
         if self.resort is None:
             self.resort = LastResort(
@@ -132,7 +132,7 @@ class Job:
                 clock=lambda: self.now,
             )
         living = {step.identity.pid: step for step in self.steps}
-        self.resort(Shortage(living, mib * MIB, Budget(GIB, GIB - MIB)))
+        self.resort(Shortage(living, mib * MIB, Budget(GIB, GIB - MIB), is_sure=is_sure))
 
     def pushed(self) -> None:
         """Wait until what was begun to be pushed out is."""
@@ -168,6 +168,13 @@ def test_first_it_borrows(job: Job) -> None:
     job.short_of(10)
     assert job.done.count("borrow") == 1
     assert job.killed == [1]
+
+
+def test_it_borrows_before_it_is_sure(job: Job) -> None:
+    """Nobody is killed for a moment; and it does so once."""
+    job.short_of(100, is_sure=False)
+    job.short_of(100, is_sure=False)
+    assert (job.done, job.killed) == (["borrow"], [])
 
 
 def test_nothing_may_be_borrowed(job: Job) -> None:

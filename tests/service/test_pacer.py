@@ -83,10 +83,15 @@ class Build:
             outliver=self.outliver if outlived else None,
             memory=self.memory,
             runs_again=lambda ancestors: bool(self.again & set(ancestors)),
-            last_resort=self.shortages.append,
+            last_resort=self._is_short,
             planned=self._planned,
             ceiling=ceiling,
         )
+
+    def _is_short(self, shortage: Shortage) -> None:
+        # What may be done at once is in test_pacer_shortage.py.
+        if shortage.is_sure:
+            self.shortages.append(shortage)
 
     def _planned(self, steps: Mapping[int, LiveStep], budget: Budget) -> None:
         self.planned.append(len(steps))

@@ -22,7 +22,7 @@ def asked_at(budget: Budget, *looks: tuple[float, Pace]) -> list[float]:
     times = []
     for now, decision in looks:
         pacer._carry_out(decision, budget, now)
-        times += [now] * len(asked)
+        times += [now for shortage in asked if shortage.is_sure]
         asked.clear()
     return times
 
@@ -41,3 +41,15 @@ def test_a_moment_without_shortage_begins_anew() -> None:
     """It has to be true all the time."""
     looks = [(0.0, SHORT), (SHORT_SECONDS * 0.9, Pace()), (SHORT_SECONDS, SHORT), (SHORT_SECONDS * 1.9, SHORT)]
     assert asked_at(Budget(100, 101), *looks) == []
+
+
+def test_what_can_be_undone_is_done_at_once() -> None:
+    """So it is told of a shortage when it begins, and that nothing is sure yet."""
+    asked: list[Shortage] = []
+    watch: Any = SimpleNamespace(steps={}, version=0)
+    memory: Any = SimpleNamespace()
+    budget = Budget(100, 101)
+    pacer = Pacer(watch, lambda: None, lambda now: budget, outliver=None, memory=memory, last_resort=asked.append)
+    for now in (0.0, SHORT_SECONDS / 2, SHORT_SECONDS):
+        pacer._carry_out(SHORT, budget, now)
+    assert [each.is_sure for each in asked] == [False, True]

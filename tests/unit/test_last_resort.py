@@ -54,6 +54,16 @@ CASES = {
         40,
         (3,),
     ),
+    "nor who has come again already: it would not do so a second time": (
+        [step(1, R, 90), step(2, W, 50, 9), step(3, N, 50, 1, alone=True)],
+        40,
+        (2,),
+    ),
+    "but before who must not wait": (
+        [step(1, R, 90), step(2, W, 50, 1, may_wait=False), step(3, N, 50, 9, alone=True)],
+        40,
+        (3,),
+    ),
     "and then": ([step(1, R, 90), step(2, W, 50, 1, may_wait=False), step(3, W, 30, 9)], 40, (2,)),
 }
 
