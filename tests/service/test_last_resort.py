@@ -351,7 +351,7 @@ def test_the_number_is_another_one_s(job: Job) -> None:
     victim = job.step(50)
     victim.child.be_gone()
     stranger = job.stack.enter_context(waiting_child())
-    victim.identity = victim.process.identity = ProcessIdentity(stranger.pid, victim.identity.start_ticks)
+    victim.identity = victim.process.identity = ProcessIdentity(stranger.pid, victim.identity.start_ticks - 1)
     job.short_of(10)
     assert (job.reports, job.marked) == ([], [])
     stranger.answer()

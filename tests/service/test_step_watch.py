@@ -445,7 +445,9 @@ def test_the_list_fails_for_once(watched: Callable[..., Watched], error: Excepti
     with started("sh", "-c", "compute; compute; :") as root:
         all_of_it = watched(root.pid)
         step = all_of_it.only()
+        pidfd = os.pidfd_open(step.identity.pid)
         os.kill(step.identity.pid, signal.SIGKILL)
+        _wait_for(pidfd)  # Or it takes the line with it.
         root.answer()  # By the second one.
         members = all_of_it.members
 
