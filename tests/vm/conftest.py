@@ -25,9 +25,12 @@ pytest.register_assert_rewrite(*(f"tests.vm.{name}" for name in ("bystanders", "
 HOST_TESTS = Path(__file__).parent / "host"
 GUEST = os.environ.get("SLICEMGR_VM_GUEST")
 RECORD = "SLICEMGR_VM_RECORD"
+BENCH = "SLICEMGR_VM_BENCH"
 
 # Recordings are made anew when somebody wants them (5 minutes), and played by tests/unit/test_episodes.py every time.
-collect_ignore = [] if GUEST or os.environ.get(RECORD) else ["test_episodes.py"]
+# So are figures.
+ON_REQUEST = {RECORD: "test_episodes.py", BENCH: "test_pacing_bench.py"}
+collect_ignore = [] if GUEST else [name for variable, name in ON_REQUEST.items() if not os.environ.get(variable)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
