@@ -38,7 +38,7 @@ def launcher_directory(uid: int, environment: Mapping[str, str]) -> str:
 def job_directory(uid: int, environment: Mapping[str, str], name: str) -> str:
     """A directory to be made for one job alone, where its marks are."""
     if uid == 0 and os.access("/run", os.W_OK):
-        return f"/run/slicemgr/jobs/{name}"
+        return f"/run/slicemgr-jobs/{name}"  # Not in the daemon's own: that goes when it is stopped.
     runtime = environment.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/") and os.access(runtime, os.W_OK):
         return f"{runtime}/slicemgr/jobs/{name}"

@@ -38,9 +38,9 @@ def test_what_was_learnt(uid: int, environment: dict[str, str], directory: str) 
         (1000, "/run/user/7", set(), "/tmp/slicemgr-1000-NAME/job"),
         (1000, "user", {"user"}, "/tmp/slicemgr-1000-NAME/job"),
         (1000, None, {"/run"}, "/tmp/slicemgr-1000-NAME/job"),
-        (0, None, {"/run"}, "/run/slicemgr/jobs/NAME"),
+        (0, None, {"/run"}, "/run/slicemgr-jobs/NAME"),
         # A sudo that keeps the variable would give root's files to the user.
-        (0, "/run/user/1000", {"/run", "/run/user/1000"}, "/run/slicemgr/jobs/NAME"),
+        (0, "/run/user/1000", {"/run", "/run/user/1000"}, "/run/slicemgr-jobs/NAME"),
         (0, None, set(), "/tmp/slicemgr-0-NAME/job"),
         (0, "/run/user/0", {"/run/user/0"}, "/run/user/0/slicemgr/jobs/NAME"),
     ],
