@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What pacing is worth, simulated: slicemgr's policy beside other rules, the best fixed -jN, and the optimum.
 
-    python3 -m tests.bench.pacing          # a Markdown table, some two minutes of CPU time; the same on every machine
+    python3 -m tests.bench.pacing            # a Markdown table, some two minutes of CPU time; the same on every machine
+    python3 -m tests.bench.pacing 101 110    # slicemgr alone on ten more of each sort, which none of its numbers was
+                                             # chosen by
 
 Makespans as ratios to the best fixed -jN that fits, averaged over some builds of each sort; nothing runs, nothing waits.
 """
@@ -46,8 +48,29 @@ def cell(pairs: list[tuple[Outcome | None, float]]) -> str:
     return f"{text}, {kills}, {stops}" + (f" ({stuck} stuck)" if stuck else "")
 
 
+def ours(seeds: range) -> None:
+    """slicemgr on other builds of the same sorts: mean and worst, so that a mean hides nothing."""
+    heading("builds", "slicemgr known", "worst", "slicemgr cold", "worst", "cold builds that lost a step")
+    for name, make in BUILDS.items():
+        known: list[tuple[Outcome | None, float]] = []
+        cold: list[tuple[Outcome | None, float]] = []
+        lost = 0
+        for seed in seeds:
+            build = make(seed)
+            again = build.varied(seed + 50)
+            first = simulate(build, Paced())
+            lost += first.kills > 0
+            cold.append((first, best_fixed(build).makespan))
+            known.append((simulate(again, Paced(first.profiles)), best_fixed(again).makespan))
+        worst = [max(each.makespan / best for each, best in pairs if each is not None) for pairs in (known, cold)]
+        row(name, cell(known), f"{worst[0]:.2f}", cell(cold), f"{worst[1]:.2f}", f"{lost} of {len(seeds)}")
+
+
 def main() -> int:
     """Print it."""
+    if len(sys.argv) == 3:
+        ours(range(int(sys.argv[1]), int(sys.argv[2]) + 1))
+        return 0
     heading(
         "builds",
         "best -jN",
