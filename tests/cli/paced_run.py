@@ -115,6 +115,10 @@ class PacedRun:
         (pid,) = (pid for pid, stat in found if stat.ppid == self.pid and stat.comm == b"slicemgr-keeper")
         return pid
 
+    def is_watched(self, pid: int) -> bool:
+        """Whether the pacer has this process by its pidfd: it is a step by now."""
+        return any(_is_pidfd_of(pid, entry) for entry in Path(f"/proc/{self.pid}/fdinfo").iterdir())
+
     def close(self) -> None:
         """Nothing of it is left after this."""
         self.process.kill()
@@ -125,3 +129,64 @@ class PacedRun:
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+def _is_pidfd_of(pid: int, entry: Path) -> bool:
+    try:
+        return f"\nPid:\t{pid}\n" in entry.read_text()
+    except OSError:  # Closed just now.
+        return False
+
+
+class CrowdedRun:
+    """A build with one big step that stays until it is let go, so that all who come after it have to wait.
+
+    The big one does not begin before the pacer is there: who is big already when the pacer comes may be one of those
+    that wait. And the others begin a second later: who has just grown so fast is expected to grow on, and waits.
+    """
+
+    def __init__(
+        self, directory: Path, later: Mapping[str, str], *, by: str = "sh", options: Sequence[str] = (), rest: str = ""
+    ) -> None:
+        """`later`: by name, shell commands that are begun when the big one has its memory; `rest`: run after them, by
+        `sh` alone. `by`: `sh` or `make`."""
+        for name in ("ready", "gate", "gate.canary"):
+            os.mkfifo(directory / name)
+        # The build opens these for reading alone, so what is closed here ends them.
+        self._gates = {name: os.open(directory / name, os.O_RDWR | os.O_CLOEXEC) for name in ("gate", "gate.canary")}
+        canary = step("--until-eof", program=named_python(directory, "canary")) + " <gate.canary"
+        big = (
+            step("--start", "325M", "--until-eof", "--work", "--ready", "ready", program=named_python(directory, "big"))
+            + " <gate"
+        )
+        if by == "make":
+            recipes = "".join(f"{name}: ready\n\t@{command}\n" for name, command in later.items())
+            first = f"canary:\n\t@{canary}\nbig: canary\n\t@{big}\nready: canary\n\t@read line <ready; sleep 1\n"
+            every = " ".join(["canary", "big", "ready", *later])
+            (directory / "Makefile").write_text(f"all: {every}\n{first}{recipes}.PHONY: {every}\n")
+            command = ["make", "-j20"]
+        else:
+            begun = "".join(f'{command} & all="$all $!"\n' for command in later.values())
+            first = f"{canary} || exit 8\n{big} & all=$!\nread line <ready; sleep 1\n"
+            last = "for each in $all; do wait $each || exit 3; done\n"
+            (directory / "build.sh").write_text(first + begun + rest + last)
+            command = ["sh", "build.sh"]
+        self.run = PacedRun(directory, *command, limit="400M", options=options)
+        until(lambda: self.run.named("canary"), "the canary has begun")
+        (pid,) = self.run.named("canary")
+        until(lambda: self.run.is_watched(pid), "the pacer knows a step")
+        self._open("gate.canary")
+
+    def let_go(self) -> None:
+        """The big one ends."""
+        self._open("gate")
+
+    def _open(self, name: str) -> None:
+        if name in self._gates:
+            os.close(self._gates.pop(name))
+
+    def close(self) -> None:
+        """Nothing of it is left after this."""
+        self.let_go()
+        self._open("gate.canary")
+        self.run.close()
