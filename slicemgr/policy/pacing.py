@@ -31,7 +31,8 @@ steps took 1.11 of the best -jN once, and not 1.00."""
 
 STANDS_SECONDS: Final = 0.1
 """Who has not grown for so long does not lack anything now. Without it a step at its peak, with 2 MB left of 178, was
-taken to lack 12 MB until its growth was forgotten, and another one was killed for it (3 of 8 builds by `sh` here)."""
+taken to lack 12 MB until its growth was forgotten, and another one was killed for it (in 2 of 8 cold builds by `sh`).
+"""
 
 SHORTEST_WAIT_SECONDS: Final = 0.1
 SHORTEST_RUN_SECONDS: Final = 0.3
@@ -215,7 +216,7 @@ def _let_go(now: Instant, running: Mapping[int, Step], ready: Sequence[Step]) ->
     """Those who are due, as far as an oldest of unknown size keeps its room and a cold build begins slowly."""
     together, spacing = now.expected.slow_start()
     going: list[Step] = []
-    youngest = min((step.since_seconds for step in running.values()), default=0.0)
+    youngest = min((step.ran_seconds for step in running.values()), default=0.0)
     for step in ready:
         if (running or going) and not now.is_safe(running.values(), [*going, step]):
             continue
