@@ -7,6 +7,7 @@ costs 2 ms for a build of compilers and 0.3 s for 200 forked workers, so it is a
 is taken off.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
@@ -21,6 +22,10 @@ OTHERS_SECONDS: Final = 1.0
 EXACT_SECONDS: Final = 1.0
 EXACT_COSTS: Final = 100
 """Between two exact measures: a hundred times what the last one cost, and at least that long."""
+
+URGENT_COSTS: Final = 10
+"""And ten times while the job seems to be above its limit: ten workers of 85 MB, just forked, made 1.2 GB of
+250 MB, and within the second that it took to be asked again nine of them were killed."""
 
 EXACT_SHARE: Final = 0.5
 """Of the limit; below it the sum may be too big by as much as it likes."""
@@ -51,7 +56,7 @@ class TreeUse:
         self._clock = clock
         self._others_bytes = 0
         self._others_due = 0.0
-        self._exact_due = 0.0
+        self._exact_due = self._urgent_due = 0.0
         self._overstated_bytes = 0
         self._before_bytes = 0
 
@@ -66,11 +71,18 @@ class TreeUse:
         if self._overstated_bytes > 0:
             self._overstated_bytes = max(0, self._overstated_bytes - max(0, self._before_bytes - total))
         self._before_bytes = total
-        if now >= self._exact_due and self._limit_bytes is not None and total > self._limit_bytes * EXACT_SHARE:
+        if self._limit_bytes is not None and now >= self._due(total, self._limit_bytes):
             sample = self._source.read(Measure.PROPORTIONAL)
             self._exact_due = now + max(EXACT_SECONDS, EXACT_COSTS * sample.cost_seconds)
+            self._urgent_due = now + URGENT_COSTS * sample.cost_seconds
             self._overstated_bytes = total - sample.memory_bytes
         return max(0, total - self._overstated_bytes)
+
+    def _due(self, total_bytes: int, limit_bytes: int) -> float:
+        """When the exact measure is to be asked next; never below a share of the limit."""
+        if total_bytes <= limit_bytes * EXACT_SHARE:
+            return math.inf
+        return self._urgent_due if total_bytes - self._overstated_bytes > limit_bytes else self._exact_due
 
     def _sum_of(self, pids: Iterable[int]) -> int:
         return sum(self._held(pid) for pid in pids)
