@@ -19,7 +19,7 @@ from slicemgr.service.holding import Outliver
 from slicemgr.service.job_budget import Budget, JobBudget
 from slicemgr.service.last_resort import LastResort
 from slicemgr.service.live_step import LiveStep
-from slicemgr.service.pacer import Pacer
+from slicemgr.service.pacer import Pacer, Shortage
 from slicemgr.service.pacing_tally import PacingSummary
 from slicemgr.service.report import Report
 from slicemgr.service.step_memory import RememberedSteps
@@ -107,16 +107,17 @@ class JobPacer:
                 spares=job.spares,
                 root_is_agent=job.is_agent,
             )
+            self._tree_use = None if source is None else TreeUse(self._watch, source, job.limit_bytes)
             self._budget = JobBudget(
                 job.cgroup,
                 reserve_bytes=settings.reserve_bytes,
                 limit_bytes=job.limit_bytes,
-                held=(lambda: 0) if source is None else TreeUse(self._watch, source, job.limit_bytes),
+                held=self._tree_use or (lambda: 0),
                 allowance=job.allowance,
             )
             opened.callback(self._budget.close)
             self._closing = opened.pop_all()
-        last_resort = LastResort(
+        self._last_resort = LastResort(
             borrow=lambda: self._borrow(settings.borrow_bytes),
             cgroup=self._cgroup,
             free_swap=lambda: self._machine.reading().swap_free_bytes,
@@ -132,7 +133,7 @@ class JobPacer:
             outliver=job.outliver,
             memory=self._memory,
             runs_again=(lambda ancestors: False) if job.marks is None else job.marks.is_again,
-            last_resort=last_resort,
+            last_resort=self._short,
             planned=self._planned,
             ceiling=job.ceiling,
         )
@@ -144,6 +145,15 @@ class JobPacer:
             return replace(summary, cpu_seconds=time.thread_time() - self._began_cpu_seconds)
         finally:
             self._closing.close()
+
+    def _short(self, shortage: Shortage) -> None:
+        """Nobody is killed for a sum that counts what forked workers share for each of them."""
+        if self._tree_use is not None and shortage.is_sure:
+            lacking = shortage.short_bytes - self._tree_use.overstated_now()
+            if lacking <= 0:
+                return
+            shortage = replace(shortage, short_bytes=lacking)
+        self._last_resort(shortage)
 
     def _borrow(self, size_bytes: int) -> int:
         if not size_bytes or not self._job.borrow(size_bytes):

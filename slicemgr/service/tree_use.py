@@ -72,11 +72,21 @@ class TreeUse:
             self._overstated_bytes = max(0, self._overstated_bytes - max(0, self._before_bytes - total))
         self._before_bytes = total
         if self._limit_bytes is not None and now >= self._due(total, self._limit_bytes):
-            sample = self._source.read(Measure.PROPORTIONAL)
-            self._exact_due = now + max(EXACT_SECONDS, EXACT_COSTS * sample.cost_seconds)
-            self._urgent_due = now + URGENT_COSTS * sample.cost_seconds
-            self._overstated_bytes = total - sample.memory_bytes
+            self._ask_exactly(now)
         return max(0, total - self._overstated_bytes)
+
+    def overstated_now(self) -> int:
+        """By how much the last answer was too high (below 0: too low), by the exact measure, which is asked now: before
+        something is done about it that can't be undone. Raises KernelError."""
+        before = self._overstated_bytes
+        self._ask_exactly(self._clock())
+        return self._overstated_bytes - before
+
+    def _ask_exactly(self, now_seconds: float) -> None:
+        sample = self._source.read(Measure.PROPORTIONAL)
+        self._exact_due = now_seconds + max(EXACT_SECONDS, EXACT_COSTS * sample.cost_seconds)
+        self._urgent_due = now_seconds + URGENT_COSTS * sample.cost_seconds
+        self._overstated_bytes = self._before_bytes - sample.memory_bytes
 
     def _due(self, total_bytes: int, limit_bytes: int) -> float:
         """When the exact measure is to be asked next; never below a share of the limit."""

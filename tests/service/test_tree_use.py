@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.step_files import held_by
 from slicemgr.model.cgroup import CgroupSample, Measure
-from slicemgr.service.tree_use import EXACT_COSTS, EXACT_SECONDS, OTHERS_SECONDS, TreeUse
+from slicemgr.service.tree_use import EXACT_COSTS, EXACT_SECONDS, OTHERS_SECONDS, URGENT_COSTS, TreeUse
 from tests.service.step_samples import MIB, FakeStep, FakeWatch
 from tests.service.waiting_child import descriptors, waiting_child
 
@@ -155,6 +155,33 @@ def test_how_often_the_exact_measure_is_asked(tree: Tree) -> None:
     assert tree.asked == 2
     tree.at(101.1 + 0.3 * EXACT_COSTS)
     assert tree.asked == 3
+
+
+def test_above_the_limit_it_is_asked_again_soon(tree: Tree) -> None:
+    """Ten workers are forked a moment after it was asked: what they make of the sum is not believed for long."""
+    tree.steps(800)
+    tree.exact_mib = 800
+    tree.at(100.0)
+    tree.steps(*[800] * 11)
+    tree.at(100.0 + tree.cost_seconds * URGENT_COSTS * 0.9)
+    assert tree.asked == 1
+    assert tree.at(100.0 + tree.cost_seconds * URGENT_COSTS) == 800
+    assert tree.asked == 2
+    tree.at(100.1)
+    assert tree.asked == 2
+
+
+@pytest.mark.parametrize(("exact", "too_much"), [(810, 790), (1600, 0), (1700, -100)])
+def test_before_somebody_is_killed_for_it(tree: Tree, exact: int, too_much: int) -> None:
+    """It is asked at once, whenever it was asked before; and from then on the answer is right."""
+    tree.steps(800)
+    tree.exact_mib = 800
+    tree.at(100.0)
+    tree.steps(800, 800)
+    assert tree.at(100.001) == 1600
+    tree.exact_mib = exact
+    assert tree.use.overstated_now() == too_much * MIB
+    assert tree.at(100.002) == exact
 
 
 def test_it_says_more_than_the_sum(tree: Tree) -> None:
