@@ -251,6 +251,24 @@ def test_a_forked_worker(watched: Callable[..., Watched]) -> None:
         assert parent in all_of_it.watch.others
 
 
+FORKS_TO_WORK = f"""
+import os, sys, time
+if os.fork() == 0:
+    while time.process_time() < 0.05:
+        pass
+    {ANSWER}
+else:
+    os.wait()
+"""
+
+
+def test_a_forked_worker_that_works(watched: Callable[..., Watched]) -> None:
+    """Nobody uses so much of a core before an exec: it is known at once."""
+    with started("sh", "-c", f'{sys.executable} -ISc "$0"; :', FORKS_TO_WORK) as root:
+        ((step,), _) = watched(root.pid).look()
+        assert step.kind == PYTHON
+
+
 FORKS_LATER = f"""
 import os, sys
 sys.stdin.readline()
