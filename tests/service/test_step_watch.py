@@ -251,6 +251,17 @@ def test_a_forked_worker(watched: Callable[..., Watched]) -> None:
         assert parent in all_of_it.watch.others
 
 
+def test_a_step_amid_its_exec(watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its new name, and no arguments yet, by which it would be known: so it is looked at again."""
+    with started("sh", "-c", f'{sys.executable} -ISc "$0"; :', f"import sys\n{ANSWER}") as root:
+        all_of_it = watched(root.pid)
+        with monkeypatch.context() as patch:
+            patch.setattr(procfs, "command_line", lambda pid: ())
+            assert all_of_it.look() == ([], [])
+        ((step,), _) = all_of_it.look(YOUNG_SECONDS / 2)
+        assert step.command_line[1] == "-ISc"
+
+
 FORKS_TO_WORK = f"""
 import os, sys, time
 if os.fork() == 0:
