@@ -29,12 +29,12 @@ def ends(tmp_path: Path) -> Iterator[Builds]:
         targets = " ".join(f"s{number}" for number in range(len(numbered)))
         rules = "".join(f"s{number}:\n\t@{recipe}\n" for number, recipe in enumerate(numbered))
         (tmp_path / "Makefile").write_text(f"all: {targets}\n{rules}.PHONY: {targets}\n")
-        for _ in range(2):
+        for is_known in (False, True):
             run = PacedRun(tmp_path, "make", f"-j{len(numbered)}", limit=limit, options=["--no-tokens"])
             runs.append(run)
             status = run.end()
             assert (status, run.data["kills"]) == (0, []), run.told
-            assert not waits or run.data["pacing"]["waited"] > 0, run.told
+            assert is_known or not waits or run.data["pacing"]["waited"] > 0, run.told
 
     yield build
     for each in runs:
@@ -86,3 +86,13 @@ def test_workers_that_share_what_they_have(ends: Builds) -> None:
     """60 MB and ten forks are 60 MB, not 700: all fit, so nothing is killed for it, and nobody waits for ever."""
     sharers = step("--start", "60M", "--fork-share", "10", "--hold", "0.5")
     ends(2, sharers, SMALL, SMALL, limit="700M", waits=False)
+
+
+def test_the_lock_of_a_younger_step(ends: Builds, tmp_path: Path) -> None:
+    """It stands because the older one grows, and that comes to wait for its lock: after three seconds in which nobody
+    has moved it goes on, and both end."""
+    os.mkfifo(tmp_path / "fifo")
+    lock = f"lock={tmp_path / 'lock'}"
+    older = trapped("read=fifo", "grow=90M", lock)
+    younger = trapped(lock, "write=fifo", "grow=90M", "unlock")
+    ends(1, older, younger, limit="210M")
