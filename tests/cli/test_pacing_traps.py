@@ -72,9 +72,9 @@ def test_a_fifo(ends: Builds, tmp_path: Path) -> None:
 
 
 def test_a_step_that_forks_workers(ends: Builds) -> None:
-    """Its children compute, and it waits for them."""
-    workers = step("--fork", "3", "--start", "1M", "--grow", "15M", "--rate", "20M", "--hold", "0.2")
-    ends(4, workers, limit="200M")
+    """Its children compute, and it waits for them. Until 0.3 s after the fork they might be about to exec."""
+    workers = step("--fork", "3", "--start", "1M", "--grow", "15M", "--rate", "10M", "--hold", "0.2")
+    ends(4, workers, limit="210M")
 
 
 def test_a_step_that_becomes_another_program(ends: Builds) -> None:
