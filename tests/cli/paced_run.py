@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.formats import ProcStat
@@ -99,11 +99,7 @@ class PacedRun:
 
     def all_below(self) -> dict[int, ProcStat]:
         """Its descendants, whatever session they are in."""
-        found = procfs.processes()
-        below = {self.pid}
-        while more := {pid for pid, stat in found.items() if stat.ppid in below} - below:
-            below |= more
-        return {pid: stat for pid, stat in found.items() if pid in below and pid != self.pid}
+        return below(self.pid)
 
     def standing(self) -> list[int]:
         """The pids of those that are stopped."""
@@ -114,10 +110,6 @@ class PacedRun:
         found = procfs.processes().items()
         (pid,) = (pid for pid, stat in found if stat.ppid == self.pid and stat.comm == b"slicemgr-keeper")
         return pid
-
-    def is_watched(self, pid: int) -> bool:
-        """Whether the pacer has this process by its pidfd: it is a step by now."""
-        return any(_is_pidfd_of(pid, entry) for entry in Path(f"/proc/{self.pid}/fdinfo").iterdir())
 
     def close(self) -> None:
         """Nothing of it is left after this."""
@@ -131,6 +123,20 @@ class PacedRun:
             self.process.stdout.close()
 
 
+def below(pid: int) -> dict[int, ProcStat]:
+    """All descendants."""
+    found = procfs.processes()
+    family = {pid}
+    while more := {each for each, stat in found.items() if stat.ppid in family} - family:
+        family |= more
+    return {each: stat for each, stat in found.items() if each in family and each != pid}
+
+
+def is_watched_by(pacer: int, pid: int) -> bool:
+    """Whether the pacer of this slicemgr has that process by its pidfd: it is a step by now."""
+    return any(_is_pidfd_of(pid, entry) for entry in Path(f"/proc/{pacer}/fdinfo").iterdir())
+
+
 def _is_pidfd_of(pid: int, entry: Path) -> bool:
     try:
         return f"\nPid:\t{pid}\n" in entry.read_text()
@@ -138,18 +144,18 @@ def _is_pidfd_of(pid: int, entry: Path) -> bool:
         return False
 
 
-class CrowdedRun:
+class CrowdedBuild:
     """A build with one big step that stays until it is let go, so that all who come after it have to wait.
 
     The big one does not begin before the pacer is there: who is big already when the pacer comes may be one of those
     that wait. And the others begin a second later: who has just grown so fast is expected to grow on, and waits.
     """
 
-    def __init__(
-        self, directory: Path, later: Mapping[str, str], *, by: str = "sh", options: Sequence[str] = (), rest: str = ""
-    ) -> None:
-        """`later`: by name, shell commands that are begun when the big one has its memory; `rest`: run after them, by
-        `sh` alone. `by`: `sh` or `make`."""
+    LIMIT: Final = "400M"
+
+    def __init__(self, directory: Path, later: Mapping[str, str], *, by: str = "sh", rest: str = "") -> None:
+        """Write it down. `later`: by name, shell commands that are begun when the big one has its memory; `rest`: run
+        after them, by `sh` alone. `by`: `sh` or `make`."""
         for name in ("ready", "gate", "gate.canary"):
             os.mkfifo(directory / name)
         # The build opens these for reading alone, so what is closed here ends them.
@@ -164,29 +170,47 @@ class CrowdedRun:
             first = f"canary:\n\t@{canary}\nbig: canary\n\t@{big}\nready: canary\n\t@read line <ready; sleep 1\n"
             every = " ".join(["canary", "big", "ready", *later])
             (directory / "Makefile").write_text(f"all: {every}\n{first}{recipes}.PHONY: {every}\n")
-            command = ["make", "-j20"]
+            self.command = ["make", "-j20"]
         else:
             begun = "".join(f'{command} & all="$all $!"\n' for command in later.values())
             first = f"{canary} || exit 8\n{big} & all=$!\nread line <ready; sleep 1\n"
             last = "for each in $all; do wait $each || exit 3; done\n"
             (directory / "build.sh").write_text(first + begun + rest + last)
-            command = ["sh", "build.sh"]
-        self.run = PacedRun(directory, *command, limit="400M", options=options)
-        until(lambda: self.run.named("canary"), "the canary has begun")
-        (pid,) = self.run.named("canary")
-        until(lambda: self.run.is_watched(pid), "the pacer knows a step")
+            self.command = ["sh", "build.sh"]
+
+    def begin(self) -> None:
+        """The pacer, if there is one, is there."""
         self._open("gate.canary")
 
     def let_go(self) -> None:
         """The big one ends."""
         self._open("gate")
 
+    def close(self) -> None:
+        """Nobody waits for us after this."""
+        self.begin()
+        self.let_go()
+
     def _open(self, name: str) -> None:
         if name in self._gates:
             os.close(self._gates.pop(name))
 
+
+class CrowdedRun(CrowdedBuild):
+    """Such a build, paced."""
+
+    def __init__(
+        self, directory: Path, later: Mapping[str, str], *, by: str = "sh", options: Sequence[str] = (), rest: str = ""
+    ) -> None:
+        """It has begun, and the pacer is there."""
+        super().__init__(directory, later, by=by, rest=rest)
+        self.run = PacedRun(directory, *self.command, limit=self.LIMIT, options=options)
+        until(lambda: self.run.named("canary"), "the canary has begun")
+        (pid,) = self.run.named("canary")
+        until(lambda: is_watched_by(self.run.pid, pid), "the pacer knows a step")
+        self.begin()
+
     def close(self) -> None:
         """Nothing of it is left after this."""
-        self.let_go()
-        self._open("gate.canary")
+        super().close()
         self.run.close()
