@@ -13,6 +13,7 @@ model/quantity.py.
 from __future__ import annotations
 
 import os
+import select
 
 from slicemgr.kernel.let_go_on import let_go_on
 from slicemgr.kernel.signals import signal
@@ -74,6 +75,12 @@ class Guardian:
         lines = b"".join(os.fsencode(path) + b"\n" for path in throttled)
         lines += b"".join(_FROZEN + os.fsencode(path) + b"\n" for path in frozen)
         self._tell(b"=\n" + lines)
+
+    def is_there(self) -> bool:
+        """False: somebody has killed it. A pipe that nobody reads says POLLERR."""
+        poll = select.poll()
+        poll.register(self._writing, 0)
+        return not poll.poll(0)
 
     def hold(self, pid: int, start_ticks: int) -> bool:
         """Before a step is stopped: from now on, if we die, it is resumed. False: nobody is there to do it."""

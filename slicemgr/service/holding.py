@@ -17,6 +17,7 @@ OBEY_SECONDS: Final = 2.5
 class Outliver(Protocol):
     """Who resumes what we have stopped if we die, see service/guardian.py."""
 
+    def is_there(self) -> bool: ...
     def hold(self, pid: int, start_ticks: int) -> bool: ...
     def let_go(self, pid: int, start_ticks: int) -> None: ...
 
@@ -71,7 +72,10 @@ class Holding:
                 _is_told(step, now_seconds)
 
     def look(self, steps: Iterable[LiveStep], now_seconds: float) -> None:
-        """Whether somebody wants those that stand to end, has continued them, or has stopped them too."""
+        """Whether somebody wants those that stand to end, has continued them, or has stopped them too; and whether who
+        outlives us still would resume them."""
+        if self._outliver is not None and not self._outliver.is_there():
+            self._outliver = None  # As in `hold`: a build in which all wait for one holds nobody for minutes.
         for step in steps:
             if not step.is_held:
                 continue

@@ -126,6 +126,9 @@ class FakeOutliver:
         """Whom it would resume."""
         self.is_dead = False
 
+    def is_there(self) -> bool:
+        return not self.is_dead
+
     def hold(self, pid: int, start_ticks: int) -> bool:
         self.held.add((pid, start_ticks))
         return not self.is_dead

@@ -425,8 +425,10 @@ def test_an_end_in_order_lets_them_go_too(mount: Path, children: list[WaitingChi
 def test_killed_itself_it_says_so() -> None:
     """Then nobody may be stopped any more."""
     guardian = Guardian()
+    assert guardian.is_there()
     os.kill(guardian.pid, signal.SIGKILL)
     os.waitpid(guardian.pid, 0)
+    assert not guardian.is_there()
     assert not guardian.hold(1, 1)
     guardian.let_go(1, 1)
     guardian.lift()

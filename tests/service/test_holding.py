@@ -119,6 +119,16 @@ def test_who_outlives_us_was_killed(held: Held) -> None:
     assert not held.step.is_held
 
 
+def test_who_outlives_us_was_killed_while_steps_stand(held: Held) -> None:
+    """It is seen at the next look at them, not when somebody is to be stopped next."""
+    held.hold()
+    held.holding.look([held.step], 1.0)
+    assert held.holding.is_possible
+    held.outliver.is_dead = True
+    held.holding.look([held.step], 1.25)
+    assert not held.holding.is_possible
+
+
 def test_it_has_ended_while_it_stood(held: Held) -> None:
     held.hold()
     held.process.stand_now = Stand.GONE
