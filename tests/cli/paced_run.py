@@ -155,7 +155,7 @@ class CrowdedBuild:
 
     def __init__(self, directory: Path, later: Mapping[str, str], *, by: str = "sh", rest: str = "") -> None:
         """Write it down. `later`: by name, shell commands that are begun when the big one has its memory; `rest`: run
-        after them, by `sh` alone. `by`: `sh` or `make`."""
+        after them, by `sh` alone. `by`: `sh` or `make`, whose children the steps are themselves."""
         for name in ("ready", "gate", "gate.canary"):
             os.mkfifo(directory / name)
         # The build opens these for reading alone, so what is closed here ends them.
@@ -166,8 +166,8 @@ class CrowdedBuild:
             + " <gate"
         )
         if by == "make":
-            recipes = "".join(f"{name}: ready\n\t@{command}\n" for name, command in later.items())
-            first = f"canary:\n\t@{canary}\nbig: canary\n\t@{big}\nready: canary\n\t@read line <ready; sleep 1\n"
+            recipes = "".join(f"{name}: ready\n\t@exec {command}\n" for name, command in later.items())
+            first = f"canary:\n\t@{canary}\nbig: canary\n\t@exec {big}\nready: canary\n\t@read line <ready; sleep 1\n"
             every = " ".join(["canary", "big", "ready", *later])
             (directory / "Makefile").write_text(f"all: {every}\n{first}{recipes}.PHONY: {every}\n")
             self.command = ["make", "-j20"]

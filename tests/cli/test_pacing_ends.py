@@ -10,8 +10,8 @@ import re
 import select
 import shlex
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,7 @@ from typing import TypeAlias
 import pytest
 
 from slicemgr.kernel import procfs
+from slicemgr.kernel.formats import ProcStat
 from tests.cli.paced_run import (
     PATIENCE_SECONDS,
     CrowdedBuild,
@@ -60,59 +61,48 @@ def crowded(tmp_path: Path) -> Iterator[Crowds]:
 class Watched:
     """Processes that are to end; a pid that is used again is not taken for one of them."""
 
-    def __init__(self, pids: list[int]) -> None:
-        self._pidfds = [os.pidfd_open(pid) for pid in pids]
+    def __init__(self, processes: Mapping[int, ProcStat]) -> None:
+        self._names = {os.pidfd_open(pid): (pid, stat.comm) for pid, stat in processes.items()}
 
     def wait(self) -> None:
         """Until the last has ended."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
         poll = select.poll()
-        for pidfd in self._pidfds:
+        for pidfd in self._names:
             poll.register(pidfd, select.POLLIN)
-        for pidfd in self._pidfds:
-            while not any(pidfd == ready for ready, _ in poll.poll(0)):
-                assert poll.poll(PATIENCE_SECONDS * 1000), "somebody was left behind"
-            poll.unregister(pidfd)
-            os.close(pidfd)
-
-
-def plain_status(directory: Path, number: int, *, whole_group: bool) -> int:
-    """How such a build ends without slicemgr, by this signal to all of it or to `make` alone."""
-    build = CrowdedBuild(directory, late(directory), by="make")
-    with subprocess.Popen(build.command, cwd=directory, start_new_session=True, stderr=subprocess.DEVNULL) as make:
-        build.begin()
-        until(lambda: any(stat.comm == b"late" for stat in below(make.pid).values()), "all have begun")
-        (os.killpg if whole_group else os.kill)(make.pid, number)
-        status = make.wait(timeout=PATIENCE_SECONDS)
-        build.close()
-        return status
+        while self._names:
+            ended = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            assert ended, f"left behind: {sorted(self._names.values())}"
+            for pidfd, _ in ended:
+                poll.unregister(pidfd)
+                os.close(pidfd)
+                del self._names[pidfd]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_to_slicemgr_ends_all(tmp_path: Path, crowded: Crowds, number: signal.Signals) -> None:
-    """The build, those that stand too; and the status is make's own."""
+def test_a_signal_to_slicemgr_ends_all(crowded: Crowds, number: signal.Signals) -> None:
+    """The build, and those that stand too.
+
+    make ends by the signal (with 1 for SIGQUIT, which would leave its core), or with 2 if it hears first that its
+    children are gone: without slicemgr as well, 7 times of 8 for SIGTERM.
+    """
     crowd = crowded("make")
-    job = Watched(list(crowd.run.processes()))
+    job = Watched(crowd.run.processes())
     os.kill(crowd.run.pid, number)
     job.wait()
-    status = crowd.run.end()
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    assert status == plain_status(plain, number, whole_group=True), crowd.run.told
+    assert crowd.run.end() in {-number if number != signal.SIGQUIT else 1, 2}, crowd.run.told
     assert crowd.run.data["kills"] == []
     assert crowd.run.data["left_running"] == []
 
 
-def test_a_signal_to_make_alone(tmp_path: Path, crowded: Crowds) -> None:
+def test_a_signal_to_make_alone(crowded: Crowds) -> None:
     """It passes SIGTERM on to its children: those that stand hear it as well."""
     crowd = crowded("make")
-    job = Watched(list(crowd.run.processes()))
+    job = Watched(crowd.run.processes())
     (make,) = crowd.run.named("make")
     os.kill(make, signal.SIGTERM)
     job.wait()
-    status = crowd.run.end()
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    assert status == plain_status(plain, signal.SIGTERM, whole_group=False), crowd.run.told
+    assert crowd.run.end() in {-signal.SIGTERM, 2}, crowd.run.told
     assert crowd.run.data["kills"] == []
 
 
@@ -120,7 +110,7 @@ def test_a_signal_to_one_that_stands(crowded: Crowds) -> None:
     """Somebody ends one step: it goes on to hear that, and the other one waits on."""
     crowd = crowded("sh")
     one, other = sorted(crowd.run.standing())
-    ended = Watched([one])
+    ended = Watched({one: crowd.run.processes()[one]})
     os.kill(one, signal.SIGTERM)
     ended.wait()
     assert crowd.run.standing() == [other]
@@ -201,7 +191,7 @@ def on_terminal(terminal: Terminal, tmp_path: Path) -> Iterator[OnTerminal]:
 
 def test_control_c_while_steps_stand(on_terminal: OnTerminal) -> None:
     """All of it ends, and the shell sees what it would see."""
-    job = Watched(list(below(on_terminal.pid)))
+    job = Watched(below(on_terminal.pid))
     on_terminal.terminal.type(CTRL_C)
     job.wait()
     on_terminal.terminal.expect("slicemgr: 'make' ended by SIGINT")
