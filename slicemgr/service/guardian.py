@@ -12,6 +12,7 @@ model/quantity.py.
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 
@@ -39,6 +40,9 @@ _NOT_HELD = b"-"
 KEEPER_SECONDS = 5
 """For the manager to answer at our end; TimeoutStopSec= of the unit is 10."""
 
+READS_SECONDS = 1.0
+"""It does nothing but read, so if its pipe (64 KiB, 3,000 steps) is full for so long somebody has stopped it."""
+
 
 class Guardian:
     """The pipe to that child."""
@@ -53,6 +57,10 @@ class Guardian:
         whatever signal ends that.
         """
         reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        # More than PIPE_BUF is not written in one go, and the pacer's thread tells it things as well.
+        self._one_at_a_time = _thread.allocate_lock()
+        self._is_deaf = False
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._pid = os.fork()
@@ -68,19 +76,16 @@ class Guardian:
         return self._pid
 
     def watch(self, throttled: Iterable[str], frozen: Iterable[str] = ()) -> None:
-        """From now on, if we die, memory.high of these is lifted, and those are thawed; in place of all told before.
-
-        From one thread at a time.
-        """
+        """From now on, if we die, memory.high of these is lifted, and those are thawed; in place of all told before."""
         lines = b"".join(os.fsencode(path) + b"\n" for path in throttled)
         lines += b"".join(_FROZEN + os.fsencode(path) + b"\n" for path in frozen)
         self._tell(b"=\n" + lines)
 
     def is_there(self) -> bool:
-        """False: somebody has killed it. A pipe that nobody reads says POLLERR."""
+        """False: somebody has killed it, or stopped it, so that it hears nothing. A pipe that nobody reads: POLLERR."""
         poll = select.poll()
         poll.register(self._writing, 0)
-        return not poll.poll(0)
+        return not self._is_deaf and not poll.poll(0)
 
     def hold(self, pid: int, start_ticks: int) -> bool:
         """Before a step is stopped: from now on, if we die, it is resumed. False: nobody is there to do it."""
@@ -99,11 +104,21 @@ class Guardian:
             return
 
     def _tell(self, text: bytes) -> bool:
-        try:
-            os.write(self._writing, text)
-        except BrokenPipeError:  # Somebody has killed it: then nobody outlives us.
-            return False
-        return True
+        """False: nobody outlives us. After a line that it got half of, nothing more is told."""
+        with self._one_at_a_time:
+            while text and not self._is_deaf:
+                try:
+                    text = text[os.write(self._writing, text) :]
+                except BlockingIOError:
+                    self._is_deaf = not self._has_room()
+                except BrokenPipeError:  # Somebody has killed it.
+                    self._is_deaf = True
+            return not self._is_deaf
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._writing, select.POLLOUT)
+        return bool(poll.poll(READS_SECONDS * 1000))
 
 
 def keeper() -> Guardian | None:
