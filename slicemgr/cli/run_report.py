@@ -96,9 +96,13 @@ class RunReport:
 
         if not has_killed(events):
             return None
+        ended = f"'{printable(self.spec.name)}' exited with {job.exit_code}"
+        if job.pacing is not None and not job.pacing.may_hold:
+            say(f"{ended}; not again, as none of its steps would wait; try slicemgr config pacing")
+            return None
         before = ceiling or (job.pacing.most_running if job.pacing is not None else 0)
         fewer = max(1, before // 2)
-        say(f"'{printable(self.spec.name)}' exited with {job.exit_code}; again, with at most {fewer} at once")
+        say(f"{ended}; again, with at most {fewer} at once")
         return fewer
 
     def as_data(self, job: JobReport) -> Data:

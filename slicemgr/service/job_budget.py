@@ -83,7 +83,11 @@ class JobBudget:
         self._slice: SliceRoom | None = None
         if cgroup is not None:
             self._own = CgroupDir.open(cgroup, mount)
-            self._slice = SliceRoom(os.path.dirname(cgroup), mount)
+            try:
+                self._slice = SliceRoom(os.path.dirname(cgroup), mount)
+            except BaseException:
+                self._own.close()
+                raise
         self._name = "" if cgroup is None else os.path.basename(cgroup)
         self._came: dict[str, float] = {}
         self._began_seconds: float | None = None

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from slicemgr.build.signature import signature_of
@@ -119,7 +120,7 @@ class JobPacer:
             self._closing = opened.pop_all()
         self._last_resort = LastResort(
             borrow=lambda: self._borrow(settings.borrow_bytes),
-            cgroup=self._cgroup,
+            reclaim=None if job.cgroup is None else partial(_reclaim, job.cgroup),
             free_swap=lambda: self._machine.reading().swap_free_bytes,
             ancestors_of=self._watch.ancestors_of,
             mark_killed=(lambda ancestors: None) if job.marks is None else job.marks.mark_killed,
@@ -142,7 +143,8 @@ class JobPacer:
         """Resume all, keep what was learnt, let go of everything."""
         try:
             summary = self.pacer.finish(now_seconds)
-            return replace(summary, cpu_seconds=time.thread_time() - self._began_cpu_seconds)
+            cpu_seconds = time.thread_time() - self._began_cpu_seconds
+            return replace(summary, cpu_seconds=cpu_seconds, may_hold=self._job.outliver is not None)
         finally:
             self._closing.close()
 
@@ -186,3 +188,9 @@ class JobPacer:
         self._job.need(budget.used_bytes, wanted, bool(waiting))
         if self._tokens is not None:
             self._tokens.look(running, new, budget.budget_bytes, is_near=self.pacer.is_near)
+
+
+def _reclaim(cgroup: str, amount: int) -> None:
+    """By a descriptor of its own: the pacer may be finished, and its own closed, before this has begun."""
+    with CgroupDir.open(cgroup) as opened:
+        opened.reclaim(amount)

@@ -11,7 +11,7 @@ import contextlib
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from slicemgr.kernel import procfs
 from slicemgr.kernel.errors import KernelError
@@ -34,12 +34,6 @@ EXIT_SECONDS: Final = 2.0
 """A killed process of 400 MB is gone in 0.17 s."""
 
 
-class Reclaimable(Protocol):
-    """The job's cgroup, see kernel/cgroupfs.py."""
-
-    def reclaim(self, amount: int) -> bool: ...
-
-
 class LastResort:
     """Of one job. Only the pacer's thread calls."""
 
@@ -47,7 +41,7 @@ class LastResort:
         self,
         *,
         borrow: Callable[[], int],
-        cgroup: Reclaimable | None,
+        reclaim: Callable[[int], object] | None,
         free_swap: Callable[[], int],
         ancestors_of: Callable[[int], Sequence[int]],
         mark_killed: Callable[[Sequence[int]], None],
@@ -56,11 +50,12 @@ class LastResort:
     ) -> None:
         """`borrow` raises the job's limit as far as the configuration lets it, once, and says by how many bytes.
 
-        `cgroup`: None where there is none to push out of. `mark_killed` is told the ancestors of who is about to be
-        killed, for the launcher.
+        `reclaim` pushes so many bytes out of the job; it is called in a thread, may take seconds, be still at it when
+        the job is over, and raise KernelError or OSError. None: there is no cgroup to push out of. `mark_killed` is
+        told the ancestors of who is about to be killed, for the launcher.
         """
         self._borrow = borrow
-        self._cgroup = cgroup
+        self._reclaim = reclaim
         self._free_swap = free_swap
         self._ancestors_of = ancestors_of
         self._mark_killed = mark_killed
@@ -93,16 +88,16 @@ class LastResort:
         """False: there is nowhere to push to, or the last time brought nothing."""
         free = self._free_swap()
         brought_nothing = self._last_free_swap is not None and self._last_free_swap - free < LEAST_PUSHED_BYTES
-        if self._cgroup is None or free < LEAST_PUSHED_BYTES or brought_nothing:
+        if self._reclaim is None or free < LEAST_PUSHED_BYTES or brought_nothing:
             self._last_free_swap = None
             return False
         self._last_free_swap = free
         self._is_pushing = True
-        cgroup, amount = self._cgroup, max(short_bytes, LEAST_PUSHED_BYTES)
+        reclaim, amount = self._reclaim, max(short_bytes, LEAST_PUSHED_BYTES)
 
         def push() -> None:
             try:
-                cgroup.reclaim(amount)
+                reclaim(amount)
             except (KernelError, OSError):
                 pass  # An older kernel: the next question finds that nothing has come of it.
             finally:

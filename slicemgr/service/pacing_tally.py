@@ -46,6 +46,8 @@ class PacingSummary:
     fattest: tuple[FatStep, ...]
     cpu_seconds: float = 0.0
     """What the pacing itself has cost, from its first look on."""
+    may_hold: bool = True
+    """False: the configuration lets nobody wait, or nobody would outlive us; the steps were only looked at."""
 
 
 class PacingTally:

@@ -124,7 +124,7 @@ class Job:
         if self.resort is None:
             self.resort = LastResort(
                 borrow=self._borrow,
-                cgroup=self.cgroup,
+                reclaim=None if self.cgroup is None else self.cgroup.reclaim,
                 free_swap=self._free_swap,
                 ancestors_of=lambda pid: [pid + 1, 7],
                 mark_killed=lambda ancestors: self.mark(ancestors),  # noqa: PLW0108 - what stands there then

@@ -175,6 +175,13 @@ def test_whether_it_is_run_again(
     assert capsys.readouterr().err == ("" if fewer is None else AGAIN.format(2, fewer))
 
 
+def test_without_pacing_it_would_fail_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """The configuration has it off: nobody would keep to a lower number."""
+    job = ended(2 << 8, pacing=summary(most_running=8, may_hold=False))
+    assert report(KILLED).to_run_again(job, None) is None
+    assert "'make' exited with 2; not again, as none of its steps would wait; try " in capsys.readouterr().err
+
+
 def test_a_status_that_tells_of_our_own_kill(capsys: pytest.CaptureFixture[str]) -> None:
     """137 is what a shell says of a compiler that was killed: that is the reason, and nobody's wish."""
     assert report(KILLED).to_run_again(ended((128 + signal.SIGKILL) << 8), 4) == 2
