@@ -111,7 +111,9 @@ def test_a_leak_stands_still_for_less_than_a_second(
     assert kill["comm"] == "leak"
     assert (kill["reason"], kill["evidence"]) == ("memory.high", "unreclaimable")
     assert kill["limit_bytes"] == (60 if len(limits) == 2 else 48) * MIB
-    assert 0 < kill["stalled_seconds"] < 2  # 0.35 on an idle host; the aim is 1, and a host may be busy.
+    # 0.35 on an idle host; the aim is 1, and a host may be busy. Where the first look comes so late that the leak is near
+    # its memory.max already, nobody waits: 0.
+    assert 0 <= kill["stalled_seconds"] < 2
     assert told.report["watched_by"] == guard.name
     assert told.report["high_episodes"] == (len(limits) == 4)
     assert "killed 'leak'" in told.stderr
