@@ -122,15 +122,22 @@ def test_only_the_last_that_have_ended_count() -> None:
     [
         (running(100, profile=KNOWN), 204),
         (running(250, growth=9, profile=KNOWN), 325),
-        (running(100, growth=9), 250),  # A quarter of the budget.
+        (running(100, growth=9), 350),  # A third of the budget, and a little.
         (running(300, growth=9), 375),
         (running(300, still=1), 306),  # At its peak.
-        (Step(0, W, 30 * MB, kind="cc"), 250),
+        (Step(0, W, 30 * MB, kind="cc"), 350),
     ],
 )
 def test_the_most_that_it_may_come_to_hold(step: Step, most: float) -> None:
     """What has to be free for it to end."""
     assert expected([step]).most_bytes(step) / MB == pytest.approx(most)
+
+
+@pytest.mark.parametrize(("ended", "most"), [(0, 350), (1, 262.5), (3, 175), (12, 125)])
+def test_the_most_fades_with_what_is_seen(ended: int, most: float) -> None:
+    """Twelve small ones: the next may take a quarter more than one that lives, and no more."""
+    step = running(100, growth=9)
+    assert expected([step], [Profile(20 * MB, 1.0, 2.0)] * ended).most_bytes(step) / MB == pytest.approx(most)
 
 
 def test_the_most_of_all_that_were_seen() -> None:
