@@ -20,10 +20,14 @@ _COME_AND_GO = frozenset({"systemd-userwor", "(sd-close)", "(udev-worker)", "sys
 
 def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> None:
     """Wait for something that a foreign process does."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"it did not happen: {what}"
-        time.sleep(0.05)
+        now = time.monotonic()
+        assert now < deadline, f"it did not happen: {what}"
+        # A look by a command takes a second of an emulated core, which who is waited for needs as well.
+        time.sleep(max(0.05, now - began))
+        began = time.monotonic()
 
 
 def whole_lines(text: str) -> list[str]:

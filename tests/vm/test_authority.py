@@ -41,8 +41,9 @@ NOT_HERE = ("NotSupported", "try that user's session bus")
 NOT_YOURS = ("Denied", "it is not user 1001's in every respect")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def policies() -> Iterator[None]:
+    """Once for all: each time takes ten seconds of an emulated machine's."""
     run("slicemgr", "install", "--system")
     yield
     run("slicemgr", "install", "--system", "--uninstall")
