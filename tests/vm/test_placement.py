@@ -154,7 +154,7 @@ def is_loaded(manager: Manager, unit: str) -> bool:
     return True
 
 
-@pytest.mark.vm(timeout=600)
+@pytest.mark.vm(users=("tester",), timeout=600)
 def test_200_jobs_at_once(
     systemd: Systemd, held: Any, manager: Manager, vm_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,7 +410,7 @@ def as_other(asked: dict[str, Any]) -> Any:
     return json.loads(run(*command))
 
 
-@pytest.mark.vm(timeout=400)
+@pytest.mark.vm(users=("tester",), timeout=400)
 def test_launch_ratio(vm_files: Path, vm_user: str) -> None:
     """The figures for docs/benchmarks.md; only a mistake could make it 4: with GLib it was 5 to 8, with asyncio 5."""
     times = launch.measure()
