@@ -38,8 +38,13 @@ def room_for(wanted: int) -> int:
         ([content(0)], [LIMIT]),
         ([waiting(0), waiting(0)], [32_000, 32_000]),
         # Who holds more than his share keeps that, and the newcomer has what is left.
-        ([waiting(60_000), waiting(0)], [60_000, 4_000]),
-        ([waiting(32_000), waiting(0)], [32_000, 32_000]),
+        ([waiting(60_000), waiting(0)], [61_224, 2_776]),
+        ([waiting(30_000), waiting(0)], [32_000, 32_000]),
+        # And what his steps have begun to take, up to twice that: he would have to stop them half grown.
+        ([waiting(30_000, 50_000), waiting(0)], [51_020, 12_980]),
+        ([waiting(20_000, 60_000), waiting(0)], [40_000, 24_000]),
+        ([waiting(20_000, 60_000), waiting(20_000, 60_000)], [32_000, 32_000]),
+        ([waiting(30_000, 60_000), waiting(20_000, 25_000)], [38_490, 25_510]),
         # Who needs less leaves it to the others.
         ([content(8_000), waiting(0)], [room_for(8_000), LIMIT - room_for(8_000)]),
         ([content(1_000, 16_000), waiting(0), waiting(0)], [room_for(16_000), 23_000, 23_000]),
@@ -86,7 +91,7 @@ def test_nobody_gives_back_what_he_holds(limit: int, jobs: dict[str, Demand]) ->
 
 @given(st.integers(0, LIMIT), JOBS)
 def test_max_min_fair(limit: int, jobs: dict[str, Demand]) -> None:
-    """Nobody has more than a waiting one, but what he holds; and while somebody waits nothing lies idle."""
+    """Nobody has more than a waiting one, but what he has begun; and while somebody waits nothing lies idle."""
     told = shares(limit, jobs)
     if sum(max(0, job.held_bytes) for job in jobs.values()) > limit:
         return
@@ -94,7 +99,7 @@ def test_max_min_fair(limit: int, jobs: dict[str, Demand]) -> None:
         if job.is_waiting:
             assert sum(told.values()) > limit - len(jobs)
             for other, share in told.items():
-                assert share <= max(told[name], jobs[other].held_bytes)
+                assert share <= max(told[name], sharing.BEGUN_FACTOR * jobs[other].held_bytes)
 
 
 @given(st.integers(0, LIMIT), JOBS, st.randoms(use_true_random=False))
