@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tells what two runs of `slicemgr run --json` did, in words; the end of examples/try.
+"""Tells what four runs of `slicemgr run --json` did, in words; the end of examples/try.
 
     what_happened.py FOLDER JOBS SESSION_SIZE SESSION_STATUS
 
-FOLDER holds many.json (at -j20) and few.json (at -jJOBS). Exit status 1, with a reason, when the demonstration
-did not go as it should.
+FOLDER holds many.json (at -j20, nobody waits), few.json (at -jJOBS), first.json and second.json (at -j20, paced). Exit
+status 1, with a reason, when the demonstration did not go as it should.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MIB = 1 << 20
 Report = dict[str, Any]
@@ -45,7 +48,9 @@ def peak(report: Report) -> str:
 def tell_many(report: Report) -> None:
     kills = report["kills"]
     freed = sum(kill["held_bytes"] for kill in kills) / MIB
-    print(f"   At -j20 the build wanted more than its {report['limits']['memory_max'] / MIB:.0f} MiB.")
+    print(
+        f"   At -j20 the build wanted more than its {report['limits']['memory_max'] / MIB:.0f} MiB. With nobody waiting"
+    )
     print(f"   slicemgr killed {len(kills)} of its processes, which held {freed:.0f} MiB together:")
     for kill in kills:
         held = kill["held_bytes"] / MIB
@@ -55,8 +60,16 @@ def tell_many(report: Report) -> None:
     print("   what it lost is those steps, and the next make takes up from there.")
 
 
-def disagreements(many: Report, few: Report, session_status: int) -> list[str]:
+def tell_paced(first: Report, second: Report, few: Report) -> None:
+    for when, report in (("With pacing, the first time", first), ("The second time", second)):
+        pacing, ratio = report["pacing"] or {}, report["elapsed_seconds"] / max(0.001, few["elapsed_seconds"])
+        print(f"   {when}: {ending(report)} after {report['elapsed_seconds']:.0f} s ({ratio:.2f} of that),", end=" ")
+        print(f"{len(report['kills']) or 'nothing'} killed, {pacing.get('waited', 0)} steps waited, {peak(report)}.")
+
+
+def disagreements(many: Report, few: Report, paced: Sequence[Report], session_status: int) -> list[str]:
     """What was not as the demonstration promises; empty when all was."""
+    built = {"status": 0}
     makes = [kill["pid"] for kill in many["kills"] if kill["comm"] == "make"]
     claims = {
         "nothing was killed at -j20: the build fitted, or no limit was kept": bool(many["kills"]),
@@ -67,19 +80,26 @@ def disagreements(many: Report, few: Report, session_status: int) -> list[str]:
         f"with fewer jobs {len(few['kills'])} processes were killed": not few["kills"],
         f"the bystander did not live: it ended with status {session_status}": session_status == 0,
     }
+    for which, report in zip(("first", "second"), paced, strict=True):
+        claims[f"the {which} paced build ended with {ending(report)}"] = report["exit"] == built
+        claims[f"of the {which} paced build {len(report['kills'])} processes were killed"] = not report["kills"]
+        claims[f"nobody has paced the {which} build"] = report["pacing"] is not None
+        claims[f"the {which} paced build left processes behind: {report['left_running']}"] = not report["left_running"]
     return [claim for claim, held in claims.items() if not held]
 
 
 def main() -> int:
     folder, jobs, session_size, session_status = sys.argv[1:]
-    many, few = (json.loads((Path(folder) / f"{name}.json").read_text()) for name in ("many", "few"))
+    names = ("many", "few", "first", "second")
+    many, few, first, second = (json.loads((Path(folder) / f"{name}.json").read_text()) for name in names)
     tell_many(many)
     if session_status == "0":
         print(f"   The bystander outside the build ({session_size}, more than any single step) was not touched:")
         print("   it stayed until it was asked to go, and ended with status 0.")
     print(f"   At -j{jobs}, under the same limit: {ending(few)} after {few['elapsed_seconds']:.0f} s,", end=" ")
     print(f"{len(few['kills']) or 'nothing'} killed, a peak of {peak(few)}.")
-    wrong = disagreements(many, few, int(session_status))
+    tell_paced(first, second, few)
+    wrong = disagreements(many, few, (first, second), int(session_status))
     for claim in wrong:
         print(f"examples/try: not as it should be: {claim}", file=sys.stderr)
     return 1 if wrong else 0

@@ -10,7 +10,7 @@ class StepSignature:
     """By what a step is recognised when the build runs again."""
 
     program: str
-    """The file name of what is executed, without its directory."""
+    """The file name of what is executed, without its directory; `cc1plus -E` is another program than `cc1plus`."""
     what: str
     """What it makes or reads, as its command line names it: an output, a crate, a source; or all its arguments."""
     directory: str

@@ -43,12 +43,15 @@ others are expected to be as small: 12 of 48 builds ran out once, with it 1."""
 STILL_AHEAD: Final = 1.02
 
 SEEN_MOST_AHEAD: Final = 1.1
-FIRST_MOST_SHARE: Final = 0.35
+FIRST_MOST_SHARE: Final = 0.4
+FIRST_MOST_GROWS: Final = 2.5
+FIRST_HIGHEST_SHARE: Final = 0.6
 FIRST_MOST_FADES: Final = 3
-"""One of unknown size may become a tenth bigger than any that has been seen; and as long as none of its kind has ended
-a third of the budget and a little, half of that when three have. With a quarter, and no fading, 8 of 72 cold builds
-lost a step, and now 3 (giants among small ones took 0.95 of the best -jN, and now 0.78); with half equal steps took
-1.07 and not 1.03; and without fading KDE's manuals, which are all alike, 1.60 and not 1.29."""
+"""One of unknown size may become a tenth bigger than any that has been seen. As long as none of its kind has ended it
+may also come to two fifths of the budget, and to 2.5 times of what its biggest kin holds, up to 0.6 of the budget; when
+three have, to half of that. So of 72 simulated cold builds none lost a step, and equal ones took 1.05 of the best -jN.
+With a quarter of the budget, and nothing else, 8 lost one (giants among small ones took 0.95, and now 0.78); with 0.45
+equal ones took 1.07; without fading KDE's manuals, which are all alike, 1.60 and not 1.34."""
 
 ENDED_SEEN: Final = 100
 """So many of a kind that have ended count, the last ones: a build of thousands is not to cost more and more."""
@@ -97,7 +100,6 @@ class Expectation:
                 self._unknown.setdefault(step.kind, []).append(step)
         self._guesses: dict[str, Profile] = {}
         self._mosts: dict[str, float] = {}
-        self._first_most = min(budget_bytes * FIRST_MOST_SHARE, float(FIRST_BYTES))
 
     def profile_of(self, step: Step) -> Profile:
         """Learnt, or guessed."""
@@ -134,11 +136,16 @@ class Expectation:
         most = self._mosts.get(step.kind)
         if most is None:
             ended = self._ended.get(step.kind, ())
-            first = self._first_most / (1 + len(ended) / FIRST_MOST_FADES)
             seen = max((profile.peak_bytes for profile in ended), default=0) * SEEN_MOST_AHEAD
-            living = max((each.held_bytes for each in self._unknown.get(step.kind, ())), default=0) * KIN_AHEAD
-            most = self._mosts[step.kind] = max(seen, living, first)
+            living = max((each.held_bytes for each in self._unknown.get(step.kind, ())), default=0)
+            first = self._first_most(living) / (1 + len(ended) / FIRST_MOST_FADES)
+            most = self._mosts[step.kind] = max(seen, living * KIN_AHEAD, first)
         return max(most, held * KIN_AHEAD)
+
+    def _first_most(self, living_bytes: int) -> float:
+        """Of a kind of which none has ended, where so much is held by the biggest."""
+        grown = min(living_bytes * FIRST_MOST_GROWS, self._budget_bytes * FIRST_HIGHEST_SHARE)
+        return min(max(self._budget_bytes * FIRST_MOST_SHARE, grown), float(FIRST_BYTES))
 
     def curve_of(self, step: Step) -> Curve:
         """What it will hold from now on if it runs."""

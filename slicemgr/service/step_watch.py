@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from slicemgr.build import steps
+from slicemgr.build import signature, steps
 from slicemgr.kernel import formats, procfs
 from slicemgr.kernel.errors import KernelError
 from slicemgr.kernel.hold import HeldProcess
@@ -77,8 +77,7 @@ class StepWatch:
         self._root_pid = root_pid
         self._hold = hold
         self._sign = sign
-        self._spared = tuple(spared)
-        self._spares = spares
+        self._spared, self._spares = tuple(spared), spares
         self._others: dict[int, _Other] = {}
         self._parents: dict[int, int] = {}
         self._lately: dict[int, list[int]] = {}
@@ -266,7 +265,8 @@ class StepWatch:
         except BaseException:
             process.close()
             raise
-        step = LiveStep(self._order, identity, other.name, process, files, now_seconds)
+        kind = signature.kind_of(other.name, other.command_line)
+        step = LiveStep(self._order, identity, kind, process, files, now_seconds)
         self._order += 1
         step.may_wait = may_wait
         if not may_wait:

@@ -116,7 +116,7 @@ def test_the_newest_that_grow_are_stopped() -> None:
         running(4, 100),
         new(5),
     ]
-    told = paced(steps)
+    told = paced(steps, [Profile(360 * MB, 2.0, 4.0)] * 20)
     assert told.go == ()
     assert 3 in told.stop
     assert not {0, 2, 4} & set(told.stop)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What pace() decided wrongly in real builds on a busy machine, as they were seen there."""
 
-from slicemgr.model.step import Step, StepState
+from slicemgr.model.step import Profile, Step, StepState
 from slicemgr.policy.pacing import pace
 
 MB = 10**6
@@ -17,11 +17,18 @@ def stopped(order: int, held: float, ran: float) -> Step:
 
 
 def test_the_oldest_is_not_stopped_for_one_that_has_just_begun() -> None:
-    """Four that grow, and a fifth for 0.1 s: it is the newest, however short it has run."""
+    """Four that grow, and a fifth for 0.1 s: a younger one stops that has run for a while."""
     steps = [running(0, 32, 50, 0.86), running(1, 32, 51, 0.86), running(2, 28, 43, 0.86), running(3, 33, 52, 0.86)]
-    decision = pace([*steps, running(4, 5, 0, 0.11)], {}, budget_bytes=BUDGET, base_bytes=8 * MB)
-    assert 4 in decision.stop
-    assert 0 not in decision.stop
+    kin = {"python3": [Profile(40 * MB, 0.9, 1.9)] * 4}
+    decision = pace([*steps, running(4, 5, 0, 0.11)], kin, budget_bytes=172 * MB, base_bytes=8 * MB)
+    assert decision.stop == (2,)
+
+
+def test_nothing_known_and_half_of_them_have_to_wait() -> None:
+    """The same, and none of their kind has ended: any of them may come to half of the budget, so one goes on alone."""
+    steps = [running(0, 32, 50, 0.86), running(1, 32, 51, 0.86), running(2, 28, 43, 0.86), running(3, 33, 52, 0.86)]
+    decision = pace([*steps, running(4, 5, 0, 0.11)], {}, budget_bytes=190 * MB, base_bytes=8 * MB)
+    assert set(decision.stop) == {0, 1, 2}
 
 
 def at_its_peak(still: float) -> list[Step]:

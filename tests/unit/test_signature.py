@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicemgr.build.signature import LONGEST, signature_of
+from slicemgr.build.signature import LONGEST, kind_of, signature_of
 from slicemgr.model.step import StepSignature
 
 GCC = "/usr/lib/gcc/x86_64-linux-gnu/12"
@@ -35,8 +35,8 @@ TABLE = [
     (f"{GCC}/cc1plus -quiet -D_GNU_SOURCE a/b.cc -quiet -dumpdir CMakeFiles/t.dir/a/ -dumpbase b.cc.cc -dumpbase-ext .cc -O2 -o /tmp/ccwkKBNL.s", "cc1plus", "CMakeFiles/t.dir/a/b.cc.cc"),
     # gcc -S y.c -o obj/y.s; gcc -E y.c -o obj/y.i; gcc -E -
     (f"{GCC}/cc1 -quiet y.c -quiet -dumpdir obj/ -dumpbase y.c -dumpbase-ext .c -mtune=generic -o obj/y.s -fasynchronous-unwind-tables", "cc1", "obj/y.s"),
-    (f"{GCC}/cc1 -E -quiet y.c -o obj/y.i -mtune=generic -dumpdir obj/ -dumpbase y.c -dumpbase-ext .c", "cc1", "obj/y.i"),
-    (f"{GCC}/cc1 -E -quiet - -mtune=generic -dumpbase -", "cc1", "-E -quiet - -mtune=generic -dumpbase -"),
+    (f"{GCC}/cc1 -E -quiet y.c -o obj/y.i -mtune=generic -dumpdir obj/ -dumpbase y.c -dumpbase-ext .c", "cc1 -E", "obj/y.i"),
+    (f"{GCC}/cc1 -E -quiet - -mtune=generic -dumpbase -", "cc1 -E", "-E -quiet - -mtune=generic -dumpbase -"),
     # gcc before 11
     ("/usr/lib/gcc/x86_64-linux-gnu/8/cc1 -quiet -imultiarch x86_64-linux-gnu y.c -quiet -dumpbase y.c -mtune=generic -march=x86-64 -auxbase-strip obj/foo-y.o -o /tmp/ccXq1aKz.s", "cc1", "obj/foo-y.o"),
     # gcc -flto=2 -O2 obj/yl.o -o progl
@@ -65,7 +65,7 @@ TABLE = [
     ("clang++ -O2 -c src/x.cc -o obj/x.o", "clang++", "obj/x.o"),
     # ccache compiles what it has preprocessed
     (f"{GCC}/cc1plus -fpreprocessed /run/user/0/ccache-tmp/cpp_stdout.tmp.6mEuVd.ii -quiet -dumpdir obj/ -dumpbase x.cc -dumpbase-ext .cc -o /tmp/ccwkKBNL.s", "cc1plus", "obj/x.cc"),
-    (f"{GCC}/cc1plus -E -quiet src/x.cc -o /run/user/0/ccache-tmp/cpp_stdout.tmp.6mEuVd.ii -dumpdir obj/ -dumpbase x.cc", "cc1plus", "obj/x.cc"),
+    (f"{GCC}/cc1plus -E -quiet src/x.cc -o /run/user/0/ccache-tmp/cpp_stdout.tmp.6mEuVd.ii -dumpdir obj/ -dumpbase x.cc", "cc1plus -E", "obj/x.cc"),
     # KDE's manuals
     ("meinproc5 --check --cache ../out/kde-docs/de/kate/index.cache.bz2 /usr/share/doc/HTML/de/kate/index.docbook", "meinproc5", "../out/kde-docs/de/kate/index.cache.bz2"),
     ("/usr/bin/meinproc5 --stdout index.docbook", "meinproc5", "index.docbook"),
@@ -168,3 +168,21 @@ def test_any_arguments(arguments: list[str], directory: str) -> None:
     assert signature == signature_of(tuple(arguments), directory)
     assert max(len(signature.program), len(signature.what)) <= LONGEST
     assert signature.directory == directory
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "kind"),
+    [
+        ("cc1plus", "cc1plus -quiet a.cpp -o /tmp/ccCE7u6C.s", "cc1plus"),
+        ("cc1plus", "cc1plus -E -quiet a.cpp -o /tmp/cpp_stdout.tmp.L6N8C0.ii", "cc1plus -E"),
+        ("clang-14", "clang-14 -cc1 -triple x86_64 -E a.c", "clang-14 -E"),
+        ("grep", "grep -E a b", "grep"),
+        ("python3", "python3 -E script.py", "python3"),
+        ("cc1", "cc1 -E y.c", "cc1 -E"),
+        ("cc1", "", "cc1"),
+    ],
+)
+def test_who_only_preprocesses_is_of_another_kind(name: str, arguments: str, kind: str) -> None:
+    """It holds a tenth of what its compiler will, and so tells nothing of that."""
+    assert kind_of(name, arguments.split()) == kind
+    assert signature_of(arguments.split() or [name], "/a").program == kind

@@ -132,6 +132,20 @@ def test_page_cache_makes_nobody_wait(tmp_path: Path, vm_files: Path) -> None:
     assert ended.pacing["waited_seconds"] < 3  # Each until the plan after its birth; not until the files are through.
 
 
+@pytest.mark.vm(users=("tester",), timeout=600)
+def test_the_manuals_of_2010(tmp_path: Path, vm_files: Path) -> None:
+    """meinproc5 takes 76 to 89 MB for each: two fit, four are started."""
+    manuals = sorted(MANUALS.glob("*/kate*/index.docbook"), key=lambda each: each.stat().st_size)[:4]
+    assert len(manuals) == 4
+    recipes = {f"m{at}": f"meinproc5 --check --cache m{at}.cache.bz2 {manual}" for at, manual in enumerate(manuals)}
+    makefile(tmp_path, recipes)
+    ended = paced(tmp_path, "--max", "220M", "--", "make", "-j4", "-C", str(tmp_path), seconds=500)
+    ended.note(vm_files, "manuals")
+    ended.well(220 * MIB)
+    assert all((tmp_path / f"m{at}.cache.bz2").stat().st_size for at in range(4))
+    assert ended.pacing["waited"] > 0
+
+
 def test_no_pacing_kills(tmp_path: Path) -> None:
     """What it would be without: so the builds here are big enough."""
     makefile(tmp_path, hogs(10))

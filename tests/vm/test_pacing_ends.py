@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -120,6 +121,37 @@ def test_the_end_of_the_session_that_it_runs_in(systemd: Systemd, tmp_path: Path
     assert time.monotonic() - began < 45
     until(lambda: not scope.exists(), "its scope is gone")
     assert {state_of(pid) for pid in pids} <= {"X"}
+
+
+@pytest.mark.vm(users=("tester",))
+def test_a_sigkill_of_slicemgr_at_any_moment(tmp_path: Path, vm_files: Path) -> None:
+    """Within a second nobody stands: the guardian, which is in the scope, resumes them."""
+    dice = random.Random(5)
+    lags = []
+    for moment in range(MOMENTS):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        job = Paced(folder, *build(folder))
+        until(scopes, "it has a scope")
+        (scope,) = scopes()
+        steps = dice.randrange(2, 16)
+        deadline = time.monotonic() + 30
+        while len(pids_in(scope)) < steps and not len(stopped(scope)) >= 3:
+            assert time.monotonic() < deadline
+        for _ in range(dice.randrange(200)):
+            pids_in(scope)
+        job.job.process.kill()
+        killed = seen = time.monotonic()
+        while (now := time.monotonic()) < killed + LEFT_STANDING_SECONDS:
+            if stopped(scope):
+                seen = now
+        left = stopped(scope)
+        lags.append(round(seen - killed, 3))
+        end_all(scope)  # Who is in it holds its pipes.
+        job.job.begun.remove(job.job)
+        job.job.process.communicate()
+        assert left == [], (moment, lags)
+    (vm_files / "sigkill.txt").write_text(f"seconds until nobody stood: {lags}\n")
 
 
 def test_a_sigkill_of_the_guardian(tmp_path: Path) -> None:

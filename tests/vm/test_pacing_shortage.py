@@ -89,6 +89,20 @@ def sources(folder: Path, size: int) -> None:
         (folder / f"text{at}.cc").write_text(f'const char text[] = "{"x" * size}";\n')
 
 
+def test_a_compiler_that_was_killed_runs_again(tmp_path: Path, vm_files: Path) -> None:
+    """g++ does not see it, nor does make: its cc1plus is started anew when the others are done."""
+    makefile(tmp_path, {f"text{at}": f"g++ -fsyntax-only text{at}.cc" for at in range(4)})
+    build = ("--max", "256M", *once_paced(f"exec make -j4 -C {tmp_path}"))
+    sources(tmp_path, 1000)
+    paced(tmp_path, *build).well()
+    sources(tmp_path, 24 * MIB)
+    ended = paced(tmp_path, *build, seconds=200)
+    ended.note(vm_files, "g++, killed and again")
+    assert ended.told.status == 0, ended.told.stderr
+    assert set(ended.told.victims) == {"cc1plus"}
+    assert "Error" not in ended.told.stderr
+
+
 def test_who_is_too_big_alone_is_named_once(tmp_path: Path) -> None:
     """Trying it again would be no use: it is killed, and make fails."""
     makefile(tmp_path, hogs(1, grow="150M", rate="25M"))
@@ -96,3 +110,14 @@ def test_who_is_too_big_alone_is_named_once(tmp_path: Path) -> None:
     assert ended.told.status == 2
     assert ended.told.victims == ["step0"]
     assert ended.told.stderr.count("killed 'step0' (pid ") == 1
+
+
+def test_what_the_session_lends(tmp_path: Path) -> None:
+    """By configuration, once: enough for that step to end."""
+    file = tmp_path / "config/slicemgr/slicemgr.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('[pacing]\nborrow = "100M"\n')
+    makefile(tmp_path, hogs(1, grow="150M", rate="25M"))
+    ended = paced(tmp_path, "--max", "128M", *once_paced(f"exec make -C {tmp_path}"))
+    ended.well(228 * MIB)
+    assert ended.told.report["peak_bytes"] > 150 * MIB

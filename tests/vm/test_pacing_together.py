@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.vm.bystanders import Bystanders, until
 from tests.vm.guarded import MIB, DaemonService, RunItself, build_slice, end_begun_jobs
-from tests.vm.paced import Paced, hogs, makefile, once_paced, state_of
+from tests.vm.living import living
+from tests.vm.paced import Paced, hogs, makefile, once_paced, state_of, stopped
 from tests.vm.systemd import CGROUPS, Systemd, run
 
 if TYPE_CHECKING:
@@ -127,3 +130,18 @@ def test_what_an_agent_starts_waits(guard: str, systemd: Systemd, tmp_path: Path
     assert ended.pacing["waited"] > 0
     assert "/build-agent.slice/" in ended.told.report["cgroup"]
     assert ended.told.report["watched_by"] == guard
+
+
+@pytest.mark.vm(users=("tester",))
+def test_the_daemon_dies_amid_a_build(tmp_path: Path) -> None:
+    """It is paced by `slicemgr run`, which goes on by itself; a slice's limit is still there."""
+    folder = tmp_path / "build"
+    with living() as service:
+        job = Paced(tmp_path, *build(folder, 10))
+        until(lambda: done(folder), "it has done something")
+        (scope,) = (CGROUPS / build_slice()[1:]).glob("slicemgr-*.scope")
+        until(lambda: stopped(scope), "somebody stands")
+        os.kill(service.pid, signal.SIGKILL)
+        ended = job.end()
+    ended.well(440 * MIB)
+    assert len(done(folder)) == 10
