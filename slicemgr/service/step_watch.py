@@ -18,6 +18,7 @@ from slicemgr.kernel.step_files import StepFiles, directory_of, program_of, read
 from slicemgr.kernel.syscalls import same_address_space
 from slicemgr.model.process import ProcessIdentity
 from slicemgr.model.step import StepSignature, StepState
+from slicemgr.service.lineage import Lineage
 from slicemgr.service.live_step import LiveStep
 
 YOUNG_SECONDS: Final = 0.3
@@ -35,10 +36,6 @@ YOUNG_AGAIN_SECONDS: Final = 0.05
 SETTLED_AGAIN_SECONDS: Final = 0.25
 """A shell may exec what it was told to run, mostly at once. So who is no step yet is looked at again when it is twice
 as old, and at least so often: 40 us each, of twenty at each look they were 6 % of a core."""
-
-
-_LATELY: Final = 256
-"""Of those that have ended last it is still known whose children they were."""
 
 
 class _Other:
@@ -79,8 +76,8 @@ class StepWatch:
         self._sign = sign
         self._spared, self._spares = tuple(spared), spares
         self._others: dict[int, _Other] = {}
-        self._parents: dict[int, int] = {}
-        self._lately: dict[int, list[int]] = {}
+        self._lineage = Lineage()
+        self.ancestors_of = self._lineage.ancestors_of
         self._order = 0
         self._ended: list[LiveStep] = []
         self._is_stale = True
@@ -119,6 +116,9 @@ class StepWatch:
         else:
             for pid in born or ():
                 self._take_in(pid, now_seconds, is_member=False)
+        for pid in self._lineage.gone():
+            if pid in self._others:
+                self._gone(pid)
         ended, self._ended = self._ended, []
         if now_seconds < self._judge_due:
             return [], ended
@@ -134,9 +134,6 @@ class StepWatch:
     def forget(self, pid: int) -> LiveStep | None:
         """This step has ended; its descriptors are closed."""
         step = self.steps.pop(pid, None)
-        self._lately[pid] = self.ancestors_of(pid)
-        while len(self._lately) > _LATELY:
-            del self._lately[next(iter(self._lately))]
         self._left(pid)
         if step is not None:
             self.has_ended = True
@@ -149,21 +146,12 @@ class StepWatch:
         for pid in list(self.steps):
             self.forget(pid)
 
-    def ancestors_of(self, pid: int) -> list[int]:
-        """Its parent, that one's, and so on, as far as they are members; or were, if it has just ended."""
-        if pid not in self._parents:
-            return self._lately.get(pid, [])
-        chain: list[int] = []
-        while (pid := self._parents.get(pid, 0)) and pid not in chain:
-            chain.append(pid)
-        return chain
-
     def is_continuation(self, step: LiveStep) -> bool:
         """Whether a step has started it, and waits for it alone: meinproc5 checks what it reads by an xmllint.
 
         The one that waits holds what it holds, so to hold the other would only keep both from their ends.
         """
-        parent = self.steps.get(self._parents.get(step.identity.pid, 0))
+        parent = self.steps.get(self._lineage.parent_of(step.identity.pid))
         return parent is not None and parent.children == 1 and parent.state is StepState.RUNNING
 
     @property
@@ -175,7 +163,7 @@ class StepWatch:
         pids = set(self._members()) - self._spares
         known = {*self._others, *self.steps}
         self._ended += [step for pid in known - pids if (step := self._gone(pid)) is not None]
-        for pid in pids - known:
+        for pid in sorted(pids - known):  # Numbers are given out in their order: its parent comes first.
             self._take_in(pid, now_seconds, is_member=True)
 
     def _take_in(self, pid: int, now_seconds: float, *, is_member: bool) -> None:
@@ -194,8 +182,8 @@ class StepWatch:
         # The name at once: whoever is asked about before its parent is compared with that.
         self._others[pid] = _Other(ppid, os.fsdecode(stat.comm), now_seconds)
         self._judge_due = now_seconds
-        self._parents[pid] = ppid
         parent = self.steps.get(ppid)
+        self._lineage.has_begun(pid, ppid, is_awaited=parent is not None or self._computes(ppid))
         if parent is not None:
             parent.children += 1
 
@@ -208,11 +196,21 @@ class StepWatch:
 
     def _left(self, pid: int) -> None:
         """It is nobody's child any more."""
-        parent = self.steps.get(self._parents.pop(pid, 0))
+        ppid = self._lineage.has_ended(pid)
+        parent = self.steps.get(ppid)
         if parent is not None:
             parent.children -= 1
             if not parent.children:
                 self.back.append(parent)
+        elif (other := self._others.get(ppid)) is not None:
+            other.due_seconds = self._judge_due = 0.0  # It may compute now.
+
+    def _computes(self, pid: int) -> bool:
+        """Whether this one, which is no step because it has a child, is no driver either, and goes on after that."""
+        try:
+            return pid in self._others and pid != self._root_pid and not steps.is_driver(program_of(pid))
+        except (KernelError, OSError):
+            return False
 
     def _judged(self, pid: int, now_seconds: float) -> LiveStep | None:
         """A step, if it is one by now."""
@@ -223,12 +221,14 @@ class StepWatch:
         is_young = age < YOUNG_SECONDS
         longest = YOUNG_AGAIN_SECONDS if is_young else SETTLED_AGAIN_SECONDS
         other.due_seconds = now_seconds + min(max(age, FIRST_AGAIN_SECONDS), longest)
-        if not is_young and self._has_children(pid):
+        if not is_young and self._lineage.has_children(pid):
             return None
         try:
             stat = procfs.read_stat(pid)
             other.name = os.fsdecode(stat.comm)
-            if pid == self._root_pid or stat.state in "ZX" or steps.is_no_step(other.name) or self._has_children(pid):
+            if pid == self._root_pid or stat.state in "ZX" or steps.is_no_step(other.name):
+                return None
+            if self._lineage.has_children(pid):
                 return None
             program = program_of(pid)
             if steps.is_driver(program) or self._is_copy(pid, stat, program, is_young):
@@ -239,9 +239,6 @@ class StepWatch:
             return self._begun(pid, stat, other, now_seconds)
         except (KernelError, RefusedError, OSError):
             return None  # It has ended; the next list says so.
-
-    def _has_children(self, pid: int) -> bool:
-        return pid in self._parents.values()
 
     def _is_copy(self, pid: int, stat: formats.ProcStat, program: str, is_young: bool) -> bool:
         """Still before its exec: a fork that looks like its parent, or a vfork whose stop would stop that as well.

@@ -314,6 +314,20 @@ def test_a_step_that_has_children(watched: Callable[..., Watched]) -> None:
         assert step.as_step(all_of_it.now).may_wait
 
 
+def test_who_waited_for_a_shell_computes_at_once(watched: Callable[..., Watched]) -> None:
+    """As meinproc5 does for its xmllint, by popen: of the shell's end no pidfd tells, and a list is half a second away."""
+    answers, waits = "sys.stdin.readline(); print()", "subprocess.run(['sh', '-c', 'read x; :']); print()"
+    script = f"import subprocess, sys; {answers}; {waits}; sys.stdin.read()"
+    with started("sh", "-c", f'{sys.executable} -ISuc "$0"; :', script) as root:
+        all_of_it = watched(root.pid)
+        (shell,) = set(_until(root.pid, "sh", count=2)) - {root.pid}
+        assert all_of_it.names() == []
+        os.kill(shell, signal.SIGKILL)
+        assert root.process.stdout.readline() == b"\n"  # type: ignore[union-attr]
+        begun, _ = all_of_it.look(LIST_SECONDS / 100, born=())
+        assert [step.kind for step in begun] == [PYTHON]
+
+
 @pytest.mark.parametrize(
     ("command", "spared"),
     [
