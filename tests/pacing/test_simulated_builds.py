@@ -18,9 +18,6 @@ from tests.pacing.simulator import Answer, Look, Outcome, simulate
 
 SEEDS = (1, 2)
 
-HUGE = {"linkers", "giant", "contended", "cxx"}
-"""Where steps take a third to three quarters of the budget, and few are as big."""
-
 CASES = [(name, seed) for name in BUILDS for seed in SEEDS]
 
 
@@ -71,21 +68,11 @@ def test_wrong_times_end_nobody_either(seed: int) -> None:
     assert simulate(build, Paced(learnt)).kills == 0
 
 
-@pytest.mark.parametrize(("name", "seed"), [case for case in CASES if case[0] not in HUGE])
-def test_nothing_is_killed_in_a_cold_build_of_moderate_steps(name: str, seed: int) -> None:
-    """No step takes more than two fifths of the budget. That is what these builds do, and no law: of ten others of mixed
-    steps two lost one step each."""
-    build = BUILDS[name](seed)
-    assert max(work.peak_bytes for work in build.works) <= 0.41 * build.limit_bytes
-    assert cold(name, seed).kills == 0
-
-
-@pytest.mark.parametrize(("name", "seed"), [case for case in CASES if case[0] in HUGE])
-def test_a_cold_build_of_huge_steps_loses_few_and_finishes(name: str, seed: int) -> None:
-    """Nobody can know that a step will take half of the budget: two such are half grown before it shows. Who is ended
-    for it comes again alone, and ends. (Others with a giant among them lost up to a few: docs/benchmarks.md.)"""
-    assert cold(name, seed).failed == 0
-    assert cold(name, seed).kills <= 2
+@pytest.mark.parametrize(("name", "seed"), CASES)
+def test_nothing_is_killed_in_a_cold_build_either(name: str, seed: int) -> None:
+    """Not even with steps that take half and three quarters of the budget. That is what these builds do, and no law: of
+    six others of g++ one lost two, which came again alone, and ended."""
+    assert (cold(name, seed).kills, cold(name, seed).failed) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["equal", "issue"])
@@ -127,7 +114,7 @@ def test_quick_steps() -> None:
 def test_recorded_builds(name: str) -> None:
     """Courses as real compilers have them: no straight line up, and no plateau. The manuals are small: what eighteen
     hold that are held at birth is a quarter of 400 MB, and a fixed -jN does not have it (make's tokens help there)."""
-    known_most, cold_most = {"manuals": (1.30, 1.55), "cxx": (0.90, 1.60)}[name]
+    known_most, cold_most = {"manuals": (1.30, 1.75), "cxx": (0.90, 1.60)}[name]
     assert all(ratio_known(name, seed) <= known_most for seed in SEEDS)
     assert all(ratio_cold(name, seed) <= cold_most for seed in SEEDS)
 

@@ -19,7 +19,7 @@ def stopped(order: int, held: float, ran: float) -> Step:
 def test_the_oldest_is_not_stopped_for_one_that_has_just_begun() -> None:
     """Four that grow, and a fifth for 0.1 s: a younger one stops that has run for a while."""
     steps = [running(0, 32, 50, 0.86), running(1, 32, 51, 0.86), running(2, 28, 43, 0.86), running(3, 33, 52, 0.86)]
-    kin = {"python3": [Profile(40 * MB, 0.9, 1.9)] * 4}
+    kin = {"python3": [Profile(40 * MB, 0.9, 1.9)] * 12}
     decision = pace([*steps, running(4, 5, 0, 0.11)], kin, budget_bytes=172 * MB, base_bytes=8 * MB)
     assert decision.stop == (2,)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -94,9 +95,9 @@ def paced(folder: Path, *arguments: str, seconds: float = 100.0) -> Ended:
 def stopped(cgroup: Path) -> list[int]:
     """Who of it, and of all below it, stands still by a signal at this moment."""
     found = []
-    for file in [cgroup / "cgroup.procs", *cgroup.glob("**/cgroup.procs")]:
+    for folder, _, _ in os.walk(cgroup):  # It passes over what is removed meanwhile.
         try:
-            pids = file.read_text().split()
+            pids = Path(folder, "cgroup.procs").read_text().split()
         except OSError:  # Gone, or ENODEV: it is being removed.
             continue
         found += [int(pid) for pid in pids if state_of(int(pid)) == "T"]

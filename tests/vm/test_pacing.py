@@ -134,15 +134,15 @@ def test_page_cache_makes_nobody_wait(tmp_path: Path, vm_files: Path) -> None:
 
 @pytest.mark.vm(users=("tester",), timeout=600)
 def test_the_manuals_of_2010(tmp_path: Path, vm_files: Path) -> None:
-    """meinproc5 takes 76 to 89 MB for each: two fit, four are started."""
-    manuals = sorted(MANUALS.glob("*/kate*/index.docbook"), key=lambda each: each.stat().st_size)[:4]
-    assert len(manuals) == 4
+    """meinproc5 takes 76 to 89 MB for each: two fit, three are started."""
+    manuals = sorted(MANUALS.glob("*/kate*/index.docbook"), key=lambda each: each.stat().st_size)[:3]
+    assert len(manuals) == 3
     recipes = {f"m{at}": f"meinproc5 --check --cache m{at}.cache.bz2 {manual}" for at, manual in enumerate(manuals)}
     makefile(tmp_path, recipes)
-    ended = paced(tmp_path, "--max", "220M", "--", "make", "-j4", "-C", str(tmp_path), seconds=500)
+    ended = paced(tmp_path, "--max", "240M", "--", "make", "-j3", "-C", str(tmp_path), seconds=500)
     ended.note(vm_files, "manuals")
-    ended.well(220 * MIB)
-    assert all((tmp_path / f"m{at}.cache.bz2").stat().st_size for at in range(4))
+    ended.well(240 * MIB)
+    assert all((tmp_path / f"m{at}.cache.bz2").stat().st_size for at in range(3))
     assert ended.pacing["waited"] > 0
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.vm(users=("tester",), timeout=240)
 
-MOMENTS = 10
+MOMENTS = 5
 LEFT_STANDING_SECONDS = 1.0
 
 

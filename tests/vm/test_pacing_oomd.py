@@ -40,13 +40,13 @@ def oomd() -> Iterator[None]:
     run("systemctl", "start", "systemd-oomd")
     pressure = ("ManagedOOMMemoryPressure=kill", f"ManagedOOMMemoryPressureLimit={LIMIT_PERCENT}%")
     run("systemctl", "set-property", "--runtime", USER_UNIT, *pressure)
-    run("systemctl", "set-property", "--runtime", "-.slice", "ManagedOOMSwap=kill")
+    run("systemctl", "set-property", "--runtime", "--", "-.slice", "ManagedOOMSwap=kill")
     try:
         yield
     finally:
         run("systemctl", "set-property", "--runtime", USER_UNIT, "ManagedOOMMemoryPressure=auto")
-        run("systemctl", "set-property", "--runtime", "-.slice", "ManagedOOMSwap=auto")
-        run("systemctl", "revert", USER_UNIT, "-.slice")
+        run("systemctl", "set-property", "--runtime", "--", "-.slice", "ManagedOOMSwap=auto")
+        run("systemctl", "revert", "--", USER_UNIT, "-.slice")
         run("systemctl", "stop", "systemd-oomd.service", "systemd-oomd.socket")
         SETTINGS.unlink()
 
