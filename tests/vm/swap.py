@@ -27,6 +27,7 @@ def zram_device() -> str:
     It is never reset: udev looks at it right after swapoff, and then a reset fails (seen on Debian 13).
     """
     _run("modprobe", "zram", "num_devices=1")
+    _run("udevadm", "settle")  # /dev/zram0 may not be there yet, and then zramctl fails.
     return _run("zramctl", "--find", "--size", f"{SWAP_MIB}MiB")
 
 
