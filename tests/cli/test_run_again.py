@@ -78,7 +78,7 @@ class TestTheCommand:
     def test_who_was_told_to_end(self, number: signal.Signals, tmp_path: Path) -> None:
         """By kill, or by a shell that goes: also with a status that tells nothing of it."""
         word = number.name.removeprefix("SIG")
-        script = f"echo >>runs; {TOO_BIG}; trap 'exit 5' {word}; echo ready; cat & wait"
+        script = f"echo >>runs; {TOO_BIG}; sleep 60 & trap 'kill $!; exit 5' {word}; echo ready; wait"
         process = subprocess.Popen(
             [*SLICEMGR, "run", *EMBEDDED, *LIMIT, "--retry", "3", "--", "sh", "-c", script],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True,
