@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from tests.vm.desktop_2010 import Desktop
 
-pytestmark = pytest.mark.vm(timeout=180)
+# As the user whose builds they are; what the system's daemon does is in test_machine_shortage.py and test_units.py.
+pytestmark = pytest.mark.vm(users=("tester",), timeout=180)
 
 BOTH = pytest.mark.parametrize("guard", ["run", "daemon"], indirect=True)
 DAEMON = pytest.mark.parametrize("guard", ["daemon"], indirect=True)
