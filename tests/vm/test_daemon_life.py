@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 BUILD_400M = '[slice.build]\nmemory_max = "400M"\n'
 SCOPE_ROOMY = {"MemoryHigh": "90M", "MemoryMax": "200M"}
+pytestmark = pytest.mark.vm(users=("tester",))
+
 JOB_100M = ("slicemgr", "run", "--no-pacing", "--max", "100M", "--")
 JOB_ROOMY = ("slicemgr", "run", "--no-pacing", "--high", "60M", "--max", "200M", "--")
 """Far enough between the two for who crawls there while nobody guards: 40 % of 6 MiB were used up, on an idle host."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.vm.desktop_2010 import Desktop, Person
     from tests.vm.systemd import Systemd
 
+pytestmark = pytest.mark.vm(users=("tester",))
+
 MIB = 1 << 20
 
 

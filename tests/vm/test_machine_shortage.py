@@ -231,6 +231,13 @@ def voluntary_switches(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
+def woken_within(pid: int, seconds: float) -> int:
+    """How often it is woken in the time that comes."""
+    before = voluntary_switches(pid)
+    signal.sigtimedwait([signal.SIGUSR2], seconds)
+    return voluntary_switches(pid) - before
+
+
 def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -278,11 +285,10 @@ def test_one_of_two_hundred(systemd: Systemd, tmp_path: Path) -> None:
             assert dead(since) == ["leak"]
             assert len(os.listdir(f"/proc/{pid}/fd")) < 2 * 200 + 100
             assert rss_bytes(pid) - rss_before < 24 * MIB
-            idle = signal.sigtimedwait([signal.SIGUSR2], 2)  # The episode's last looks.
-            before = voluntary_switches(pid)
-            idle = signal.sigtimedwait([signal.SIGUSR2], 10)
-            assert idle is None
-            woken = voluntary_switches(pid) - before
+            # The episode's last looks, and two hundred jobs to be published: on a busy host its threads hand the
+            # interpreter's lock to each other for ten seconds and more, thousands of times.
+            until(lambda: woken_within(pid, 2) < 50, "it is calm", 90)
+            woken = woken_within(pid, 10)
             print(f"woken {woken} times in 10 s, {len(os.listdir(f'/proc/{pid}/fd'))} descriptors,", end=" ")
             print(f"{(rss_bytes(pid) - rss_before) >> 10} KiB more than before the jobs")
             # The reading of the machine wakes it, the oftener the less there is, and each time for two sleeps; no job does.

@@ -54,7 +54,7 @@ def bystanders() -> Iterator[Bystanders]:
     all_of_them.check()
 
 
-@pytest.mark.parametrize("guard", [RunItself.name, DaemonService.name], indirect=True)
+@pytest.mark.parametrize("guard", [RunItself.name], indirect=True)  # With a daemon: test_first_hour.py.
 def test_a_build_that_does_not_fit_ends(guard: str, tmp_path: Path, vm_files: Path, vm_user: str) -> None:
     """make -j20 of 1.4 GB in all under 520M; and when it runs again it is right from the start."""
     makefile(tmp_path, hogs(16, grow="80M", rate="20M"))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.conftest import Hog
     from tests.vm.systemd import Systemd
 
+pytestmark = pytest.mark.vm(users=("tester",))
+
 MIB = 1 << 20
 DATA = f"/var/tmp/slicemgr-data-{os.getuid()}"
 

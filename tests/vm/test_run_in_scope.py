@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.vm.systemd import Systemd
 
+pytestmark = pytest.mark.vm(users=("tester",))
+
 MIB = 1 << 20
 
 
