@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
     from tests.vm.desktop_2010 import Person
 
-_COME_AND_GO = frozenset({"systemd-userwor", "(sd-close)", "(udev-worker)", "systemd-timedat", "systemd-hostnam"})
-"""systemd's own, which end when they are idle."""
+_COME_AND_GO = frozenset(
+    {"systemd-userwor", "(sd-close)", "(udev-worker)", "systemd-timedat", "systemd-hostnam", "dunst"}
+)
+"""systemd's own, which end when they are idle; and dunst, which the bus starts for a notice of the daemon's, and which
+ends when it finds no display."""
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> None:
