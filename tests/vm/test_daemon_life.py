@@ -76,7 +76,6 @@ def test_it_is_ready_and_ends_in_order(systemd: Systemd, tmp_path: Path) -> None
         assert build_file("memory.max") == str(400 * MIB)
 
 
-@pytest.mark.vm(users=("tester",))
 def test_a_daemon_that_hangs_is_started_anew(systemd: Systemd) -> None:
     """By the manager's watchdog: until then it has heard from it."""
     properties = {"WatchdogSec": "4", "Restart": "on-failure", "RestartSec": "100ms", "TimeoutAbortSec": "2"}
@@ -111,7 +110,6 @@ def test_hang_up_reads_the_configuration_again(systemd: Systemd) -> None:
         assert dead(since) == []
 
 
-@pytest.mark.vm(users=("tester",))
 def test_a_dry_run_names_and_spares(systemd: Systemd, tmp_path: Path) -> None:
     """The leak stays where the kernel holds it; `slicemgr run` is not relieved of its job, and no limit is set."""
     with standing_by(systemd), living(BUILD_400M, "--dry-run") as service:
@@ -152,7 +150,6 @@ def test_it_needs_no_bus(systemd: Systemd, tmp_path: Path, manager: str) -> None
         assert dead(since) == []
 
 
-@pytest.mark.vm(users=("tester",))
 def test_the_slices_are_as_configured(systemd: Systemd) -> None:
     """For the manager and for the kernel."""
     config = (
@@ -250,7 +247,6 @@ def test_a_killed_daemon_comes_back_and_guards(systemd: Systemd, tmp_path: Path)
         assert build_file("memory.high") == str(375 * MIB)
 
 
-@pytest.mark.vm(users=("tester",))
 def test_nobody_left_leaves_nothing_throttled(systemd: Systemd, tmp_path: Path) -> None:
     """The daemon and run are killed, and nobody comes back: nothing crawls; memory.max, and the kernel, are left."""
     with standing_by(systemd), living(BUILD_400M) as service, held(tmp_path, leak(rate="40M"), *JOB_ROOMY) as job:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.vm.bystanders import Bystanders
-from tests.vm.guarded import MIB, DaemonService, RunItself, Told, end_begun_jobs, shell
+from tests.vm.guarded import MIB, RunItself, Told, end_begun_jobs, shell
 from tests.vm.paced import Ended, hogs, makefile, once_paced, paced, step
 
 if TYPE_CHECKING:
@@ -27,16 +27,6 @@ pytestmark = pytest.mark.vm(users=("tester",), timeout=240)
 
 MANUALS = Path("/usr/share/doc/HTML")
 DATA = Path("/var/tmp/slicemgr-pacing-data")
-
-
-@pytest.fixture(scope="module")
-def guard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Who guards the jobs of this test: `slicemgr run` itself, or a daemon of this user's manager."""
-    if request.param == RunItself.name:
-        yield RunItself.name
-        return
-    with DaemonService(tmp_path_factory.mktemp("daemon")).running():
-        yield DaemonService.name
 
 
 @pytest.fixture(autouse=True)
@@ -54,19 +44,21 @@ def bystanders() -> Iterator[Bystanders]:
     all_of_them.check()
 
 
-@pytest.mark.parametrize("guard", [RunItself.name], indirect=True)  # With a daemon: test_first_hour.py.
-def test_a_build_that_does_not_fit_ends(guard: str, tmp_path: Path, vm_files: Path, vm_user: str) -> None:
-    """make -j20 of 1.4 GB in all under 520M; and when it runs again it is right from the start."""
+def test_a_build_that_does_not_fit_ends(tmp_path: Path, vm_files: Path, vm_user: str) -> None:
+    """make -j20 of 1.4 GB in all under 520M; and when it runs again it is right from the start.
+
+    With a daemon: test_first_hour.py.
+    """
     makefile(tmp_path, hogs(16, grow="80M", rate="20M"))
     build = ("--max", "520M", "--", "make", "-j20", "-C", str(tmp_path))
     first = paced(tmp_path, *build)
-    first.note(vm_files, f"make, {guard}, {vm_user}")
+    first.note(vm_files, f"make, {vm_user}")
     first.well(520 * MIB)
-    assert first.told.report["watched_by"] == guard
+    assert first.told.report["watched_by"] == RunItself.name
     assert first.pacing["steps"] >= 16
     assert first.pacing["waited"] > 0
     again = paced(tmp_path, *build)
-    again.note(vm_files, f"make again, {guard}, {vm_user}")
+    again.note(vm_files, f"make again, {vm_user}")
     again.well(520 * MIB)
     # Of those that ran already: 4 on a host at load 10, where looks come late.
     assert again.pacing["stops"] <= 8
@@ -92,7 +84,6 @@ def ninja_file(folder: Path, recipes: dict[str, str]) -> None:
     (folder / "build.ninja").write_text(rules)
 
 
-@pytest.mark.vm(users=("tester",))
 @pytest.mark.parametrize("tool", ["sh", "ninja", "xargs"])
 def test_it_does_not_depend_on_the_tool(tool: str, tmp_path: Path, vm_files: Path) -> None:
     """Holding at birth needs nobody's help."""
@@ -112,7 +103,6 @@ def test_it_does_not_depend_on_the_tool(tool: str, tmp_path: Path, vm_files: Pat
     assert ended.pacing["waited"] > 0
 
 
-@pytest.mark.vm(users=("tester",))
 def test_page_cache_makes_nobody_wait(tmp_path: Path, vm_files: Path) -> None:
     """The job reads and writes more than its limit all the time, and memory.current is at it: that can be reclaimed."""
     with DATA.open("wb") as file:
@@ -132,7 +122,7 @@ def test_page_cache_makes_nobody_wait(tmp_path: Path, vm_files: Path) -> None:
     assert ended.pacing["waited_seconds"] < 3  # Each until the plan after its birth; not until the files are through.
 
 
-@pytest.mark.vm(users=("tester",), timeout=600)
+@pytest.mark.vm(timeout=600)
 def test_the_manuals_of_2010(tmp_path: Path, vm_files: Path) -> None:
     """meinproc5 takes 76 to 89 MB for each: two fit, three are started."""
     manuals = sorted(MANUALS.glob("*/kate*/index.docbook"), key=lambda each: each.stat().st_size)[:3]

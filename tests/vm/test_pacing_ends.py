@@ -123,7 +123,6 @@ def test_the_end_of_the_session_that_it_runs_in(systemd: Systemd, tmp_path: Path
     assert {state_of(pid) for pid in pids} <= {"X"}
 
 
-@pytest.mark.vm(users=("tester",))
 def test_a_sigkill_of_slicemgr_at_any_moment(tmp_path: Path, vm_files: Path) -> None:
     """Within a second nobody stands: the guardian, which is in the scope, resumes them."""
     dice = random.Random(5)

@@ -87,7 +87,6 @@ def test_two_builds_share_a_slice(guard: str, systemd: Systemd, tmp_path: Path, 
     assert done(two)[0] < done(one)[-1]
 
 
-@pytest.mark.vm(users=("tester",))
 def test_a_paused_build_goes_on(systemd: Systemd, tmp_path: Path) -> None:
     """All of it stands still, those that wait and those that do not; then it ends as ever."""
     folder = tmp_path / "build"
@@ -108,7 +107,6 @@ def test_a_paused_build_goes_on(systemd: Systemd, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-@pytest.mark.vm(users=("tester",))
 def test_what_an_agent_starts_waits(guard: str, systemd: Systemd, tmp_path: Path) -> None:
     """And it never does itself; its slice is its own, and guarded like the other."""
     steps = " & ".join(hogs(10).values())
@@ -132,7 +130,6 @@ def test_what_an_agent_starts_waits(guard: str, systemd: Systemd, tmp_path: Path
     assert ended.told.report["watched_by"] == guard
 
 
-@pytest.mark.vm(users=("tester",))
 def test_the_daemon_dies_amid_a_build(tmp_path: Path) -> None:
     """It is paced by `slicemgr run`, which goes on by itself; a slice's limit is still there."""
     folder = tmp_path / "build"
